@@ -1,0 +1,1 @@
+"""The RephraseRun API, shared by the runner and the operator."""

@@ -1,0 +1,1 @@
+"""Runs a RephraseRun: driver, workers, ledger, engines."""
