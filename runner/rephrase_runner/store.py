@@ -1,0 +1,494 @@
+"""DOOR to object stores and folders: the ledger's four verbs, conditional reads of the source.
+
+Safety of the whole protocol rests on one promise of this module: of all `put_new` of one name, by
+any number of processes, exactly one ever says MINE (or its bytes were the same). Everything else a
+store may do (answer late, twice, wrongly or not at all) is turned here into that, into a retry, or
+into an error: `AccessRefused` and `StorageFull` (a person must act; the ledger stays resumable) or
+`Unclear`.
+"""
+
+import asyncio
+import io
+import os
+import re
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from random import Random  # noqa: TID251 - jitter of retries; nothing that is written depends on it
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotModifiedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+from typing_extensions import override
+
+from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError, StorageFull
+
+T = TypeVar("T")
+AnyStore = LocalStore | S3Store | GCSStore | AzureStore
+SCHEMES = ("file", "s3", "gs", "az")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+# errno EACCES, EPERM, EROFS; ENOSPC, EDQUOT: obstore gives a folder's errors no class of their own
+_REFUSED_ERRNO = {13, 1, 30}
+_FULL_ERRNO = {28, 122}
+
+
+class Outcome(Enum):
+    """Who owns the object after `put_new`."""
+
+    MINE = "mine"
+    THEIRS = "theirs"
+
+
+class Unclear(RephraseError):
+    """A put was not answered before its deadline: the object may exist, or may still appear."""
+
+    exit_code = AccessRefused.exit_code
+    reason = "StoreUnavailable"
+
+
+class SourceChanged(Exception):
+    """The object read is not the one that was planned (its etag differs), or it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a store says about an object. `name` is relative to its root; `modified` its clock."""
+
+    name: str
+    size: int
+    modified: datetime
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An object with its bytes."""
+
+    meta: Meta
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """Connection settings of an S3-compatible store; empty means the cloud's own defaults."""
+
+    endpoint: str = ""
+    region: str = ""
+    allow_http: bool = False
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a folder or file on this machine: ``file://`` or no scheme at all."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    """The absolute path of a local `uri`."""
+    return Path(uri.removeprefix("file://")).expanduser().absolute()
+
+
+class Store:
+    """One folder or one bucket prefix, as names relative to it.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///path`` or a plain path.
+        options: endpoint and region of S3-compatible stores.
+        create: make a missing local folder (an output) instead of refusing it (a source).
+
+    Raises:
+        InvalidSpec: unknown scheme, or no such folder.
+        AccessRefused: the folder cannot be made.
+    """
+
+    def __init__(
+        self, uri: str, options: StorageOptions | None = None, *, create: bool = False
+    ) -> None:
+        self.uri = uri.rstrip("/") if uri.rstrip("/") else uri
+        self.local = is_local(uri)
+        options = options or StorageOptions()
+        self._synced: set[Path] = set()
+        self._random: Random = Random()  # noqa: S311 - jitter is no secret
+        if self.local:
+            self.root = local_path(self.uri)
+            folder: AnyStore = _local_store(self.root, create=create)
+            self._quick = self._normal = self._bulk = folder
+        else:
+            self._quick = _remote_store(self.uri, options, timeout_seconds=3, retry_seconds=3)
+            self._normal = _remote_store(self.uri, options, timeout_seconds=10, retry_seconds=10)
+            self._bulk = _remote_store(self.uri, options, timeout_seconds=120, retry_seconds=10)
+
+    # -- the four verbs -----------------------------------------------------------------------
+
+    async def put_new(
+        self, name: str, data: bytes, *, deadline_seconds: float | None = 30, bulk: bool = False
+    ) -> Outcome:
+        """Create `name` unless it exists. Exactly one writer of a name is told MINE.
+
+        Anything but a plain success is resolved by reading back (ledger protocol, holes 1 to 3):
+        the same bytes mean the put did land, other bytes that somebody else was first, and nothing
+        that the same bytes are to be put again.
+
+        Args:
+            name: object name; claims and commits carry their writer inside, so equal bytes are
+                ours.
+            data: the same bytes at every retry.
+            deadline_seconds: give up after this long; None = never (parts and commits).
+            bulk: large object: long time-out, and reading back compares sizes only (the writer is
+                in the name).
+
+        Raises:
+            Unclear: the deadline passed without an answer; never treat such an object as one's
+                own later.
+            AccessRefused, StorageFull: a person must act.
+        """
+        client = self._bulk if bulk else self._normal
+        give_up = self._deadline(deadline_seconds)
+        for attempt in self._attempts():
+            error: Exception | None = None
+            try:
+                await obstore.put_async(client, name, data, mode="create", use_multipart=False)
+                break
+            except (AlreadyExistsError, PreconditionError, NotModifiedError) as conflict:
+                error = conflict
+            except (BaseError, OSError) as failure:
+                self._raise_if_final(failure, name, attempt)
+                error = failure
+            try:
+                found = await self._read_back(name, client, bulk=bulk)
+            except (BaseError, OSError) as failure:
+                self._raise_if_final(failure, name, attempt)
+                error = failure
+            else:
+                if found is not None:
+                    same = found == (len(data) if bulk else data)
+                    if not same:
+                        return Outcome.THEIRS
+                    break
+            await self._pause(attempt, give_up, name, error)
+        if self.local:
+            await asyncio.to_thread(self._sync_to_disk, name)
+        return Outcome.MINE
+
+    async def put_own(self, name: str, data: bytes) -> None:
+        """Overwrite an object that only this process writes; bodies carry a counter. One try.
+
+        Raises:
+            Unclear: it may or may not have landed; the next beat writes again.
+            AccessRefused, StorageFull: a person must act.
+        """
+        try:
+            await obstore.put_async(self._quick, name, data, use_multipart=False)
+        except (BaseError, OSError) as error:
+            self._raise_if_final(error, name, attempt=0)
+            raise Unclear(str(error).splitlines()[0], where=f"{self.uri}/{name}") from error
+
+    async def get(self, name: str) -> Got | None:
+        """The object, or None if there is none."""
+
+        async def read() -> Got:
+            result = await obstore.get_async(self._normal, name)
+            return Got(_meta(result.meta), bytes(await result.bytes_async()))
+
+        return await self._reading(name, read)
+
+    async def head(self, name: str) -> Meta | None:
+        """What the store says about the object, or None if there is none."""
+
+        async def read() -> Meta:
+            return _meta(await obstore.head_async(self._normal, name))
+
+        return await self._reading(name, read)
+
+    async def list(self, prefix: str = "", *, start_after: str | None = None) -> list[Meta]:
+        """All objects under the folder `prefix`, sorted by name.
+
+        Args:
+            prefix: whole path segments, without a trailing slash; empty for everything.
+            start_after: a full object name; only later names are returned. Only a saving: the store
+                need not list in order, so all of the answer is read and sorted here.
+        """
+
+        async def read() -> list[Meta]:
+            stream = obstore.list(
+                self._normal, prefix or None, offset=None if self.local else start_after
+            )
+            found = [_meta(item) async for chunk in stream for item in chunk]
+            return sorted(
+                (meta for meta in found if start_after is None or meta.name > start_after),
+                key=lambda meta: meta.name,
+            )
+
+        return await self._reading(prefix, read) or []
+
+    async def delete(self, name: str) -> None:
+        """Remove the object; fine if there is none."""
+
+        async def read() -> None:
+            await obstore.delete_async(self._normal, name)
+
+        await self._reading(name, read)
+
+    # -- reading the source ----------------------------------------------------------------------
+
+    def reader(self, name: str, *, size: int, etag: str) -> "RangeReader":
+        """A blocking, seekable reader of one version of an object, for threads."""
+        return RangeReader(self, name, size=size, etag=etag)
+
+    def read_range(self, name: str, start: int, end: int, *, etag: str) -> bytes:
+        """Bytes [start, end) of the version `etag`; blocks, retries while the store is away.
+
+        Raises:
+            SourceChanged: there is another version now, or none.
+            AccessRefused: refused, or unreachable for minutes.
+        """
+        options: dict[str, Any] = {"range": (start, end)}
+        if etag:
+            options["if_match"] = etag
+        for attempt in range(8):
+            try:
+                result = obstore.get(self._bulk, name, options=options)  # type: ignore[arg-type]
+                return bytes(result.bytes())
+            except (PreconditionError, FileNotFoundError) as error:
+                raise SourceChanged(name) from error
+            except (BaseError, OSError) as error:
+                self._raise_if_final(error, name, attempt)
+                failure = error
+            _BLOCKING_PAUSE.wait(self._pause_seconds(attempt))
+        raise AccessRefused(
+            f"not reachable: {str(failure).splitlines()[0]}",
+            where=f"{self.uri}/{name}",
+            remedy="Check the endpoint and the network; running again continues.",
+        )
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    async def _read_back(self, name: str, client: AnyStore, *, bulk: bool) -> bytes | int | None:
+        """The bytes of `name` (its size if `bulk`), or None if it does not exist."""
+        try:
+            if bulk:
+                return (await obstore.head_async(client, name))["size"]
+            return bytes(await (await obstore.get_async(client, name)).bytes_async())
+        except FileNotFoundError:
+            return None
+
+    async def _reading(self, name: str, read: Callable[[], Awaitable[T]]) -> T | None:
+        """Call `read` until it answers; None on 404; AccessRefused after about two minutes."""
+        give_up = self._deadline(120)
+        for attempt in self._attempts():
+            try:
+                return await read()
+            except FileNotFoundError:
+                return None
+            except (BaseError, OSError) as error:
+                self._raise_if_final(error, name, attempt)
+                await self._pause(attempt, give_up, name, error)
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _attempts() -> range:
+        return range(1_000_000)
+
+    @staticmethod
+    def _deadline(seconds: float | None) -> float | None:
+        return None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+    def _pause_seconds(self, attempt: int) -> float:
+        return min(10.0, 0.1 * 2.0 ** min(attempt, 10)) * (0.5 + self._random.random())
+
+    async def _pause(
+        self, attempt: int, give_up: float | None, name: str, error: Exception | None
+    ) -> None:
+        if give_up is not None and asyncio.get_running_loop().time() > give_up:
+            raise Unclear(
+                f"no answer: {str(error).splitlines()[0]}",
+                where=f"{self.uri}/{name}",
+                remedy="Check the endpoint and the network; running again continues.",
+            ) from error
+        await asyncio.sleep(self._pause_seconds(attempt))
+
+    def _raise_if_final(self, error: Exception, name: str, attempt: int) -> None:
+        """Raise the error a person must act on; return if trying again may help."""
+        where = f"{self.uri}/{name}".rstrip("/")
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+            if attempt == 0:  # credentials may just have expired; the client fetches new ones
+                return
+            raise AccessRefused(
+                "access denied by the store",
+                where=where,
+                remedy="Give these credentials read access (and write access to an output).",
+            ) from error
+        if isinstance(error, FileNotFoundError):  # a put answered 404
+            raise AccessRefused(
+                "no such bucket or container", where=where, remedy="Create it, or correct the URI."
+            ) from error
+        match = _OS_ERROR.search(str(error)) if self.local else None
+        errno = int(match[1]) if match else 0
+        if errno in _REFUSED_ERRNO:
+            raise AccessRefused(
+                os.strerror(errno).lower(), where=where, remedy="Make the folder writable."
+            ) from error
+        if errno in _FULL_ERRNO:
+            raise StorageFull(
+                os.strerror(errno).lower(), where=where, remedy="Free space and run again."
+            ) from error
+
+    def _sync_to_disk(self, name: str) -> None:
+        """Make a new file and the folders above it survive a power loss (obstore does not)."""
+        path = self.root / name
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        for folder in path.parents:
+            known = folder in self._synced
+            if folder == path.parent or not known:
+                handle = os.open(folder, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                self._synced.add(folder)
+            if folder == self.root:
+                break
+
+
+_BLOCKING_PAUSE = threading.Event()  # never set: a pause of the reading threads
+
+
+class RangeReader(io.RawIOBase):
+    """One version of an object as a seekable file. Blocking; one thread at a time.
+
+    Raises:
+        SourceChanged: on any read, once the object is another version.
+    """
+
+    def __init__(self, store: Store, name: str, *, size: int, etag: str) -> None:
+        super().__init__()
+        self._store, self._name, self._size, self._etag = store, name, size, etag
+        self._position = 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def tell(self) -> int:
+        return self._position
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    @override
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._size, self._position + size)
+        if end <= self._position:
+            return b""
+        data = self._store.read_range(self._name, self._position, end, etag=self._etag)
+        self._position += len(data)
+        return data
+
+    @override
+    def readall(self) -> bytes:
+        return self.read(-1)
+
+
+async def probe(store: Store, *, token: str) -> None:
+    """Prove that `store` can be written and that the second put of a name loses. Leaves nothing.
+
+    Args:
+        token: random, so that two probes never meet.
+
+    Raises:
+        InvalidSpec: the store ignores put-if-absent; two workers would overwrite each other in
+        silence. AccessRefused, StorageFull, Unclear: it cannot be written at all.
+    """
+    name = f"_run/probe-{token}"
+    first = await store.put_new(name, b"first")
+    second = await store.put_new(name, b"second")
+    try:
+        found = await store.get(name)
+        listed = [meta.name for meta in await store.list("_run")]
+        kept = found is not None and found.data == b"first"
+        if first is not Outcome.MINE or second is not Outcome.THEIRS or not kept:
+            raise InvalidSpec(
+                "this store does not support put-if-absent: a second put of one name succeeded",
+                where=f"spec.output.uri {store.uri}",
+                remedy="Use a store with conditional writes (S3, GCS, Azure, a POSIX folder).",
+            )
+        if name not in listed:
+            raise InvalidSpec(
+                "an object just written is missing from the listing",
+                where=f"spec.output.uri {store.uri}",
+                remedy="Use a store with strongly consistent listings.",
+            )
+    finally:
+        await store.delete(name)
+
+
+def _meta(item: Any) -> Meta:  # noqa: ANN401 - obstore's ObjectMeta exists only for type checkers
+    return Meta(item["path"], item["size"], item["last_modified"], item["e_tag"] or "")
+
+
+def _local_store(root: Path, *, create: bool) -> LocalStore:
+    if not create and not root.is_dir():
+        raise InvalidSpec("no such folder", where=str(root), remedy="Correct the path.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AccessRefused(
+            f"cannot make the folder: {error.strerror}", where=str(root), remedy="Choose another."
+        ) from error
+    return LocalStore(root)
+
+
+def _remote_store(
+    uri: str, options: StorageOptions, *, timeout_seconds: int, retry_seconds: int
+) -> AnyStore:
+    parts = urlsplit(uri)
+    prefix = parts.path.strip("/") or None
+    retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=retry_seconds)}
+    client: Any = {"timeout": timedelta(seconds=timeout_seconds), "allow_http": options.allow_http}
+    if parts.scheme == "s3":
+        config: dict[str, Any] = {}
+        if options.endpoint:
+            config |= {"endpoint": options.endpoint, "virtual_hosted_style_request": False}
+        if options.region:
+            config["region"] = options.region
+        return S3Store(
+            parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **config
+        )
+    if parts.scheme == "gs":
+        return GCSStore(parts.netloc, prefix=prefix, client_options=client, retry_config=retry)
+    if parts.scheme == "az":
+        azure: Any = {"endpoint": options.endpoint} if options.endpoint else {}
+        return AzureStore(
+            parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **azure
+        )
+    raise InvalidSpec(
+        f'unknown scheme "{parts.scheme}"',
+        where=uri,
+        remedy=f"Use one of {', '.join(f'{scheme}://' for scheme in SCHEMES)} or a path.",
+    )
