@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from random import Random  # noqa: TID251 - jitter of retries; nothing that is written depends on it
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -34,6 +34,7 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 from typing_extensions import override
 
 from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError, StorageFull
+from rephrase_api.v1alpha1.shared import Storage
 
 T = TypeVar("T")
 AnyStore = LocalStore | S3Store | GCSStore | AzureStore
@@ -88,6 +89,11 @@ class StorageOptions:
     region: str = ""
     allow_http: bool = False
 
+    @classmethod
+    def of(cls, storage: Storage) -> Self:
+        """The settings of a spec."""
+        return cls(storage.endpoint or "", storage.region or "", storage.allow_http)
+
 
 def is_local(uri: str) -> bool:
     """Whether `uri` is a folder or file on this machine: ``file://`` or no scheme at all."""
@@ -97,6 +103,11 @@ def is_local(uri: str) -> bool:
 def local_path(uri: str) -> Path:
     """The absolute path of a local `uri`."""
     return Path(uri.removeprefix("file://")).expanduser().absolute()
+
+
+def exists(uri: str) -> bool:
+    """Whether anything can be at `uri`: a local folder must be there, a bucket is asked later."""
+    return not is_local(uri) or local_path(uri).is_dir()
 
 
 class Store:
@@ -132,7 +143,13 @@ class Store:
     # -- the four verbs -----------------------------------------------------------------------
 
     async def put_new(
-        self, name: str, data: bytes, *, deadline_seconds: float | None = 30, bulk: bool = False
+        self,
+        name: str,
+        data: bytes,
+        *,
+        deadline_seconds: float | None = 30,
+        bulk: bool = False,
+        own_name: bool = False,
     ) -> Outcome:
         """Create `name` unless it exists. Exactly one writer of a name is told MINE.
 
@@ -141,12 +158,13 @@ class Store:
         that the same bytes are to be put again.
 
         Args:
-            name: object name; claims and commits carry their writer inside, so equal bytes are
-                ours.
-            data: the same bytes at every retry.
+            name: object name.
+            data: the same bytes at every retry. Claims and commits carry their writer inside, so equal
+                bytes are ours.
             deadline_seconds: give up after this long; None = never (parts and commits).
-            bulk: large object: long time-out, and reading back compares sizes only (the writer is
-                in the name).
+            bulk: a large object: long time-outs.
+            own_name: nobody else can write this name (it carries the writer, or a hash of the
+                bytes), so that reading back need only compare sizes.
 
         Raises:
             Unclear: the deadline passed without an answer; never treat such an object as one's
@@ -166,14 +184,13 @@ class Store:
                 self._raise_if_final(failure, name, attempt)
                 error = failure
             try:
-                found = await self._read_back(name, client, bulk=bulk)
+                found = await self._read_back(name, client, size_only=own_name)
             except (BaseError, OSError) as failure:
                 self._raise_if_final(failure, name, attempt)
                 error = failure
             else:
                 if found is not None:
-                    same = found == (len(data) if bulk else data)
-                    if not same:
+                    if found != (len(data) if own_name else data):
                         return Outcome.THEIRS
                     break
             await self._pause(attempt, give_up, name, error)
@@ -274,10 +291,12 @@ class Store:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    async def _read_back(self, name: str, client: AnyStore, *, bulk: bool) -> bytes | int | None:
-        """The bytes of `name` (its size if `bulk`), or None if it does not exist."""
+    async def _read_back(
+        self, name: str, client: AnyStore, *, size_only: bool
+    ) -> bytes | int | None:
+        """The bytes of `name` (or its size), or None if it does not exist."""
         try:
-            if bulk:
+            if size_only:
                 return (await obstore.head_async(client, name))["size"]
             return bytes(await (await obstore.get_async(client, name)).bytes_async())
         except FileNotFoundError:

@@ -1,0 +1,93 @@
+"""What a driver or a worker is started with: one model each, to environment variables and back. Pure.
+
+The operator and `rephrase run` write them, `rephrase driver` and `rephrase worker` read them. Only the
+driver gets the whole spec; a worker reads everything that decides *what* is written from the ledger.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rephrase_api.errors import InvalidSpec
+from rephrase_api.v1alpha1.shared import Storage
+
+PREFIX = "REPHRASE_"
+
+
+class Launch(BaseModel):
+    """Base: a field `output_uri` is the variable REPHRASE_OUTPUT_URI; anything but text is JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str = Field(description="Name of the RephraseRun.")
+    namespace: str = Field("", description="Its namespace; empty for a local run.")
+    pod_uid: str = Field("", description="UID of the pod; empty outside a cluster.")
+    node: str = Field("", description="Node or host the process runs on.")
+    log_level: str = Field("Info", description="Debug, Info, Warning or Error.")
+    watch_stdin: bool = Field(
+        False, description="Drain when standard input closes: the local supervisor is gone."
+    )
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that `from_environment` reads."""
+        values = self.model_dump(mode="json")
+        return {
+            PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the variables; others are ignored.
+
+        Raises:
+            InvalidSpec: a variable is missing or malformed; names it.
+        """
+        values: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            raw = environment.get(PREFIX + name.upper())
+            if raw is None:
+                continue
+            plain = field.annotation is str or get_origin(field.annotation) is None and raw == ""
+            try:
+                values[name] = raw if plain else json.loads(raw)
+            except json.JSONDecodeError as error:
+                raise InvalidSpec(f"not JSON: {error}", where=PREFIX + name.upper()) from error
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = PREFIX + str(first["loc"][0]).upper()
+            raise InvalidSpec(
+                first["msg"], where=variable, remedy="Set it; `rephrase run` does so by itself."
+            ) from error
+
+
+class DriverLaunch(Launch):
+    """Environment of a driver."""
+
+    manifest: str = Field(description="The whole RephraseRun as JSON.")
+    host: str = Field("127.0.0.1", description="Address that /progress and /healthz listen on.")
+    port: int = Field(
+        0, ge=0, le=65535, description="Their port; 0 = any free one, told in the log."
+    )
+
+
+class WorkerLaunch(Launch):
+    """Environment of a worker."""
+
+    output_uri: str = Field(description="Where the ledger is.")
+    output_storage: Storage = Storage()
+    source_storage: Storage = Storage()
+    spec_hash: str = Field("", description="Expected hash of the semantic spec; empty = any.")
+    slot: int = Field(0, ge=0, description="Number of the worker among the run's workers.")
+    start: int = Field(0, ge=0, description="Unit to begin at.")
+    pool: str = Field("", description="Name of the worker pool.")
+    gpus: int = Field(0, ge=0, description="GPUs of this worker.")
+    engine_args: tuple[str, ...] = ()
+    heartbeat_seconds: float = Field(10, gt=0)
+    lease_seconds: float = Field(60, gt=0)
+    checkpoint_seconds: float = Field(60, gt=0)
+    request_attempts: int = Field(3, ge=1)

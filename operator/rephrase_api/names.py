@@ -1,0 +1,68 @@
+"""Names that the operator, the runner, the chart and users share. Pure.
+
+Object names are functions of the run's name, so that creating an object twice meets the first one,
+and a restarted operator finds what it made.
+"""
+
+GROUP = "rephrase.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "RephraseRun"
+LIST_KIND = "RephraseRunList"
+SINGULAR = "rephraserun"
+PLURAL = "rephraseruns"
+SHORT_NAME = "rr"
+CATEGORY = "rephrase"
+"""`kubectl get rephrase` lists runs. Not `all`, since `kubectl delete all --all` would take them
+along."""
+CRD_NAME = f"{PLURAL}.{GROUP}"
+
+RUN_LABEL = f"{GROUP}/run"
+"""Name of the run; on all its Jobs and pods."""
+ROLE_LABEL = f"{GROUP}/role"
+"""`driver` or `worker`; on all Jobs and pods of a run."""
+POOL_LABEL = f"{GROUP}/pool"
+"""Name of the pool; on workers."""
+SLOT_LABEL = f"{GROUP}/slot"
+"""Number of the slot; on workers. Bounded by `spec.workers.max`, so good as a metric's label."""
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+"""Number of the Job in its slot, from 1; on workers."""
+TEMPLATE_HASH_ANNOTATION = f"{GROUP}/template-hash"
+"""Hash of what a Job was made from; another hash in the same slot is an outdated worker."""
+FINALIZER = f"{GROUP}/drain"
+"""Holds a deleted run until its workers have stopped."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's: the queue that admits a Job. On the Job, never on its pods."""
+
+DRIVER = "driver"
+WORKER = "worker"
+
+MAX_JOB_NAME_CHARACTERS = 61
+"""The pod of an Indexed Job is named `<job>-0`, which must be a DNS label of at most 63
+characters."""
+
+
+def driver_job_name(run: str) -> str:
+    """Name of the driver's Job; there is one per run."""
+    return f"{run}-driver"
+
+
+def worker_job_name(run: str, slot: int, attempt: int) -> str:
+    """Name of the Job of a worker, as in ``faq-math-1b-w003-2``.
+
+    Args:
+        run: name of the run, at most 45 characters.
+        slot: place among the run's workers, from 0.
+        attempt: number of the Job in that slot, from 1.
+    """
+    return f"{run}-w{slot:03d}-{attempt}"
+
+
+def run_selector(run: str) -> str:
+    """Label selector of all Jobs and pods of a run."""
+    return f"{RUN_LABEL}={run}"
+
+
+def worker_selector(run: str) -> str:
+    """Label selector of a run's workers, as in `status.workers.selector`."""
+    return f"{RUN_LABEL}={run},{ROLE_LABEL}={WORKER}"

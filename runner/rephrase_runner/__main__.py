@@ -1,0 +1,5 @@
+"""`python -m rephrase_runner` is the `rephrase` command."""
+
+from rephrase_runner.cli import main
+
+main()

@@ -1,0 +1,139 @@
+"""Keeps the engine full: submits documents as there is room, retries requests, turns answers to samples."""
+
+import asyncio
+from collections.abc import Sequence
+
+from rephrase_runner.engines.base import Completion, Engine, Request, RequestFailed
+from rephrase_runner.holding import Holding
+from rephrase_runner.prepare import Asked, Prepared, Preparer
+from rephrase_runner.rows import Problem, Sample, Status
+from rephrase_runner.seeds import attempt_seed
+from rephrase_runner.vitals import Vitals
+
+
+class Slots:
+    """Room for requests in the engine. One feeder takes, every answer gives back."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self._freed = asyncio.Event()
+
+    async def take(self, count: int) -> None:
+        """Wait until `count` more fit (or the engine is empty), and take them."""
+        while self.taken and self.taken + count > self.limit:
+            self._freed.clear()
+            await self._freed.wait()
+        self.taken += count
+
+    async def some(self) -> None:
+        """Wait until there is any room."""
+        while self.taken >= self.limit:
+            self._freed.clear()
+            await self._freed.wait()
+
+    def give(self, count: int) -> None:
+        """These requests are answered."""
+        self.taken -= count
+        self._freed.set()
+
+
+class Answerer:
+    """Gets the samples of documents from the engine.
+
+    Args:
+        engine: ready to answer.
+        preparer: turns completions into samples.
+        vitals: counts what is finished.
+        attempts: engine calls per sample before it fails.
+        retry_seconds: wait before the second call; doubled for each further one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        preparer: Preparer,
+        vitals: Vitals,
+        *,
+        attempts: int,
+        retry_seconds: float,
+    ) -> None:
+        self.slots = Slots(engine.max_in_flight)
+        self._engine = engine
+        self._preparer = preparer
+        self._vitals = vitals
+        self._attempts = attempts
+        self._retry_seconds = retry_seconds
+
+    def record_problems(self, prepared: Prepared, holding: Holding) -> None:
+        """Samples of a document that need no engine: it is empty, broken, or does not fit."""
+        for key, problem in prepared.problems:
+            self._record(holding, holding.outcome(prepared.document, key, problem))
+
+    async def answer(self, prepared: Prepared, holding: Holding) -> None:
+        """Ask until each request of one document has its sample. Its slots must have been taken.
+
+        Raises:
+            EngineDead: the engine is gone; what was answered before is recorded.
+        """
+        waiting: Sequence[Asked] = prepared.requests
+        open_slots = len(waiting)
+        failed: list[Asked] = []
+
+        def deliver(index: int, outcome: Completion | RequestFailed) -> None:
+            nonlocal open_slots
+            asked = waiting[index]
+            if isinstance(outcome, RequestFailed) and outcome.retryable and attempt < last:
+                failed.append(asked)
+                return
+            open_slots -= 1
+            self.slots.give(1)
+            self._record(holding, self._sample(prepared, asked, outcome, holding, attempt))
+
+        last = self._attempts
+        try:
+            for attempt in range(1, last + 1):
+                failed = []
+                await self._engine.generate([asked.request for asked in waiting], deliver)
+                if not failed:
+                    return
+                await asyncio.sleep(self._retry_seconds * 2 ** (attempt - 1))
+                waiting = [_again(asked, attempt) for asked in failed]
+        finally:
+            self.slots.give(open_slots)
+
+    def _sample(
+        self,
+        prepared: Prepared,
+        asked: Asked,
+        outcome: Completion | RequestFailed,
+        holding: Holding,
+        attempt: int,
+    ) -> Sample:
+        document = prepared.document
+        if isinstance(outcome, RequestFailed):
+            problem = Problem(Status.FAILED, outcome.reason, outcome.message)
+            return holding.outcome(document, asked.key, problem, attempts=attempt)
+        text = holding.source_text(document)
+        return self._preparer.sample(document, asked, outcome, attempts=attempt, source_text=text)
+
+    def _record(self, holding: Holding, sample: Sample) -> None:
+        self._vitals.sample(
+            sample.prompt_tokens,
+            sample.completion_tokens,
+            failed=sample.status is Status.FAILED,
+        )
+        holding.add(sample)
+
+
+def _again(asked: Asked, attempt: int) -> Asked:
+    """The same request with the seed of the next attempt, if it has one."""
+    request = asked.request
+    if request.seed is None:
+        return asked
+    seed = attempt_seed(request.seed, attempt)
+    return Asked(
+        asked.key,
+        Request(request.prompt_token_ids, request.sampling, seed),
+        truncated=asked.truncated,
+    )

@@ -1,0 +1,312 @@
+"""The `rephrase` command. Builds the objects and hands them in; holds no rules."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rephrase_api.errors import ExitCode, InvalidSpec, RephraseError
+from rephrase_api.manifest import cluster_only_fields, parse_run
+from rephrase_api.presets import presets
+from rephrase_api.v1alpha1 import RephraseRun
+
+app = typer.Typer(
+    name="rephrase",
+    help="Rewrite text into synthetic pretraining data: a RephraseRun on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+prompts_app = typer.Typer(help="The prompts that ship with rephrase.", no_args_is_help=True)
+app.add_typer(prompts_app, name="prompts")
+out = Console()
+err = Console(stderr=True)
+
+Manifest = Annotated[
+    Path, typer.Argument(help="YAML file with one RephraseRun.", metavar="RUN.YAML")
+]
+JSON = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print a line as it is on standard error."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> NoReturn:
+    """Entry point: turns every outcome into an exit code of `rephrase_api.errors.ExitCode`."""
+    try:
+        code = app(standalone_mode=False) or 0
+    except RephraseError as error:
+        complain(f"error: {error}")
+        code = error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        complain(error.format_message())
+        code = ExitCode.INVALID
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.INVALID
+    except (click.Abort, KeyboardInterrupt):
+        code = ExitCode.DRAINED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: threads that still load an engine or read a file must not hold the process up.
+    os._exit(int(code))
+
+
+def read_manifest(path: Path) -> RephraseRun:
+    """Read and check a manifest; its problems are all reported at once."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="Name a YAML file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidSpec(
+            f"is not UTF-8 at byte {error.start}", where=str(path), remedy="Name a YAML file."
+        ) from error
+    return parse_run(text, where=str(path))
+
+
+@app.command()
+def run(
+    manifest: Manifest,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes. Default: one per GPU, else one.")
+    ] = None,
+    as_json: JSON = False,
+) -> int:
+    """Run a manifest on this machine; running it again continues where it stopped.
+
+    Example: rephrase run examples/quickstart.yaml
+    """
+    from rephrase_runner import display, local
+
+    found = read_manifest(manifest)
+    name = found.metadata.name
+    if as_json:
+        shown: display.Display = display.JsonDisplay(out, time.monotonic)
+    elif out.is_terminal:
+        shown = display.LiveDisplay(out, name)
+    else:
+        shown = display.PlainDisplay(out, time.monotonic)
+    ignored = cluster_only_fields(found.spec)
+    if ignored:
+        shown.note(f"only a cluster can honor {', '.join(ignored)}; left aside here")
+    count = workers or local.worker_count(found, local.gpu_devices())
+    logs = _state_folder() / name / time.strftime("%Y%m%dT%H%M%S")
+    supervisor = local.Supervisor(found, workers=count, display=shown, logs=logs)
+    try:
+        result = asyncio.run(supervisor.run())
+    finally:
+        shown.close()
+    if as_json:
+        shown.show(result.progress)
+        say(json.dumps({"exit": int(result.code), "reason": result.reason, "error": result.error}))
+    elif result.code is ExitCode.OK:
+        _summary(found, result.progress)
+    else:
+        complain(f"{result.reason}: {result.error}")
+        complain(f"logs: {logs}")
+        if result.code is ExitCode.DRAINED:
+            complain(f"to continue: rephrase run {manifest}")
+    return int(result.code)
+
+
+def _state_folder() -> Path:
+    """Where logs go (XDG base directory specification)."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "rephrase"
+
+
+def _summary(found: RephraseRun, progress: object) -> None:
+    from rephrase_api.progress import Progress
+
+    if not isinstance(progress, Progress):
+        return
+    samples = progress.samples
+    say(
+        f"complete: {samples.written:,} samples written, {samples.skipped:,} skipped, "
+        f"{samples.failed:,} failed; {progress.tokens.completion:,} tokens"
+    )
+    say(f"output:   {found.spec.output.uri}")
+
+
+@app.command()
+def validate(manifest: Manifest, as_json: JSON = False) -> int:
+    """Check a manifest without touching source, output or model: all problems at once.
+
+    Example: rephrase validate run.yaml
+    """
+    from rephrase_api.errors import Problems
+
+    try:
+        found = read_manifest(manifest)
+    except Problems as error:
+        if not as_json:
+            raise
+        say(json.dumps({"valid": False, "problems": error.problems}))
+        return int(error.exit_code)
+    ignored = cluster_only_fields(found.spec)
+    if as_json:
+        say(json.dumps({"valid": True, "problems": [], "clusterOnly": ignored}))
+        return int(ExitCode.OK)
+    say(f"{manifest}: valid")
+    if ignored:
+        say(f"only a cluster can honor: {', '.join(ignored)}")
+    return int(ExitCode.OK)
+
+
+@app.command()
+def verify(
+    uri: Annotated[str, typer.Argument(help="Output of a run.", metavar="URI")],
+    endpoint: Annotated[str, typer.Option(help="Endpoint of an S3-compatible store.")] = "",
+    region: Annotated[str, typer.Option(help="Region of the bucket.")] = "",
+    allow_http: Annotated[bool, typer.Option(help="Allow an endpoint without TLS.")] = False,
+    as_json: JSON = False,
+) -> int:
+    """Re-check every invariant of an output from its objects alone; exit code 1 if anything is wrong.
+
+    Example: rephrase verify demo/output
+    """
+    from rephrase_runner import verify as verification
+    from rephrase_runner.store import StorageOptions, Store
+
+    store = Store(uri, StorageOptions(endpoint, region, allow_http))
+    report = asyncio.run(verification.verify(store))
+    if as_json:
+        import dataclasses
+
+        say(json.dumps(dataclasses.asdict(report)))
+    else:
+        for fault in report.faults:
+            say(f"FAULT  {fault}")
+        verdict = "sound" if not report.faults else f"{len(report.faults)} faults"
+        say(
+            f"{uri}: {verdict}; {report.units:,} units, {report.parts:,} parts, {report.files:,} "
+            f"files, {report.samples:,} samples checked"
+        )
+    return int(ExitCode.FAILED if report.faults else ExitCode.OK)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.", metavar="RUN.YAML")] = Path(
+        "run.yaml"
+    ),
+) -> int:
+    """Write a commented manifest to begin with; refuses to overwrite a file.
+
+    Example: rephrase init run.yaml
+    """
+    from importlib.resources import files
+
+    text = files("rephrase_runner").joinpath("starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InvalidSpec(
+            "exists already", where=str(path), remedy="Choose another name."
+        ) from error
+    except OSError as error:
+        raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(path)) from error
+    say(f"wrote {path}; next: edit it, then rephrase validate {path}")
+    return int(ExitCode.OK)
+
+
+@prompts_app.command("list")
+def list_prompts(as_json: JSON = False) -> int:
+    """List the built-in prompts.
+
+    Example: rephrase prompts list
+    """
+    if as_json:
+        found = {name: preset.description for name, preset in presets().items()}
+        say(json.dumps(found))
+        return int(ExitCode.OK)
+    table = Table(box=None, header_style="dim")
+    table.add_column("name")
+    table.add_column("what it makes")
+    for name, preset in presets().items():
+        table.add_row(name, preset.description)
+    out.print(table)
+    return int(ExitCode.OK)
+
+
+@prompts_app.command("show")
+def show_prompt(
+    name: Annotated[str, typer.Argument(help="Name of a built-in prompt.")],
+    layout: Annotated[
+        str, typer.Option(help="InstructionFirst or DocumentFirst.")
+    ] = "InstructionFirst",
+) -> int:
+    """Show a built-in prompt as it is sent, with [[DOCUMENT]] where the document goes.
+
+    Example: rephrase prompts show faq --layout DocumentFirst
+    """
+    from rephrase_api.v1alpha1 import PromptLayout
+    from rephrase_runner.prompts import compose
+
+    if name not in presets():
+        raise InvalidSpec(
+            f'no built-in prompt "{name}"', remedy=f"There are {', '.join(presets())}."
+        )
+    if layout not in list(PromptLayout):
+        raise InvalidSpec(
+            f'no layout "{layout}"', where="--layout", remedy=f"Use {' or '.join(PromptLayout)}."
+        )
+    say(compose(presets()[name].instruction, PromptLayout(layout)))
+    return int(ExitCode.OK)
+
+
+@app.command()
+def driver() -> int:
+    """Run a driver as its pod does; takes everything from REPHRASE_* variables.
+
+    Example: REPHRASE_RUN=demo REPHRASE_MANIFEST="$(cat run.json)" rephrase driver
+    """
+    from rephrase_runner.processes import driver_main
+
+    return driver_main(dict(os.environ))
+
+
+@app.command()
+def worker() -> int:
+    """Run a worker as its pod does; takes everything from REPHRASE_* variables.
+
+    Example: REPHRASE_RUN=demo REPHRASE_OUTPUT_URI=demo/output rephrase worker
+    """
+    from rephrase_runner.processes import worker_main
+
+    return worker_main(dict(os.environ))
+
+
+def _version(value: bool) -> None:
+    if value:
+        say(version("rephrase"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,263 @@
+"""The echo engine: no model, answers made of the prompt's own words. For tests, dry runs and measuring.
+
+Same prompt, sampling and seed give the same answer on any machine. Everything an engine can do wrong it
+does on demand, at a text in the prompt, so that a fault follows a document and not a moment.
+"""
+
+import argparse
+import asyncio
+import re
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from typing_extensions import override
+from xxhash import xxh3_64_intdigest
+
+from rephrase_api.errors import InvalidSpec
+from rephrase_runner.engines import EngineSettings
+from rephrase_runner.engines.base import (
+    Completion,
+    Deliver,
+    EngineDead,
+    Request,
+    RequestFailed,
+    Tokenizer,
+)
+from rephrase_runner.engines.fan_out import fan_out
+
+_SPECIAL = ("<|system|>", "<|user|>", "<|assistant|>")
+_SPLIT = re.compile(f"({'|'.join(map(re.escape, _SPECIAL))})")
+_TOKEN_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """`spec.model.engine.args` of an echo engine: ``--latency-seconds=0.05`` and so on.
+
+    Attributes:
+        latency_seconds: mean time until a request is answered; each takes half to one and a half of it.
+        concurrency: requests that are worked on at once.
+        start_seconds: time to start.
+        output_tokens: mean length of an answer; each is half to one and a half of it.
+        context_tokens: context, where the spec does not say.
+        fail_on: a request with this text in its prompt fails.
+        fail_times: so many times for each prompt, then it is answered; None for ever.
+        die_on: a request with this text in its prompt ends the engine.
+        hang_on: a request with this text in its prompt is never answered.
+    """
+
+    latency_seconds: float = 0
+    concurrency: int = 256
+    start_seconds: float = 0
+    output_tokens: int = 64
+    context_tokens: int = 8192
+    fail_on: str | None = None
+    fail_times: int | None = None
+    die_on: str | None = None
+    hang_on: str | None = None
+
+
+class _Parser(argparse.ArgumentParser):
+    @override
+    def error(self, message: str) -> NoReturn:
+        allowed = ", ".join(name for action in self._actions for name in action.option_strings)
+        raise InvalidSpec(
+            message, where="spec.model.engine.args", remedy=f"The engine Echo knows {allowed}."
+        )
+
+
+def _parse(args: Sequence[str]) -> Arguments:
+    parser = _Parser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, prog="echo"
+    )
+    parser.add_argument("--latency-seconds", type=_not_negative)
+    parser.add_argument("--concurrency", type=_positive)
+    parser.add_argument("--start-seconds", type=_not_negative)
+    parser.add_argument("--output-tokens", type=_positive)
+    parser.add_argument("--context-tokens", type=_positive)
+    parser.add_argument("--fail-on", type=_text)
+    parser.add_argument("--fail-times", type=_positive)
+    parser.add_argument("--die-on", type=_text)
+    parser.add_argument("--hang-on", type=_text)
+    return Arguments(**vars(parser.parse_args(args)))
+
+
+def _not_negative(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
+    return number
+
+
+def _positive(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return number
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise argparse.ArgumentTypeError("must not be empty: every prompt holds the empty text")
+    return value
+
+
+def check(settings: EngineSettings) -> None:
+    """Refuse arguments that `build` would refuse.
+
+    Raises:
+        InvalidSpec: names the argument and lists the allowed ones.
+    """
+    _parse(settings.args)
+
+
+def build(settings: EngineSettings) -> "EchoEngine":
+    """Start an echo engine; takes `--start-seconds`.
+
+    Raises:
+        InvalidSpec: as `check`.
+    """
+    arguments = _parse(settings.args)
+    threading.Event().wait(arguments.start_seconds)
+    return EchoEngine(arguments, settings.max_model_length or arguments.context_tokens)
+
+
+class EchoTokenizer:
+    """Tokens are the 4-byte words of the UTF-8 text, about as long as a model's tokens.
+
+    The last word of a text is filled up with zero bytes; `decode` drops these, and characters cut in two.
+    A special token of the chat template is a number beyond all words whose low 4 bytes are zero.
+    """
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text."""
+        data = text.encode("utf-8", "replace")
+        return memoryview(data + bytes(-len(data) % _TOKEN_BYTES)).cast("I").tolist()
+
+    def encode_template(self, text: str) -> list[int]:
+        """Tokens of a piece of the rendered chat template."""
+        ids = []
+        for piece in _SPLIT.split(text):
+            if piece in _SPECIAL:
+                ids.append((_SPECIAL.index(piece) + 1) << 32)
+            else:
+                ids += self.encode(piece)
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens; special ones have none."""
+        return _plain(token_ids).decode("utf-8", "ignore")
+
+    def chat(self, system: str | None, user: str) -> str:
+        """A chat template that people can read."""
+        head = f"<|system|>\n{system}\n" if system else ""
+        return f"{head}<|user|>\n{user}\n<|assistant|>\n"
+
+
+class EchoEngine:
+    """Answers at once, or after a delay if asked to; see `base.Engine`."""
+
+    def __init__(self, arguments: Arguments, context_tokens: int) -> None:
+        self.tokenizer: Tokenizer = EchoTokenizer()
+        self.context_tokens = context_tokens
+        self.max_in_flight = arguments.concurrency
+        self._arguments = arguments
+        self._slots = asyncio.Semaphore(arguments.concurrency)
+        self._dead = asyncio.Event()
+        self._failures: Counter[int] = Counter()
+
+    async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
+        """See `base.Engine`."""
+        if self._arguments.latency_seconds:
+            await fan_out(requests, deliver, self._answer_later)
+            return
+        answered = 0
+        for index, request in enumerate(requests):
+            outcome = self._answer(request)
+            if outcome is not None:
+                answered += 1
+                deliver(index, outcome)
+        await asyncio.sleep(0)  # or a caller in a loop would keep everything else from running
+        if answered < len(requests):
+            await self._die()
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    async def _answer_later(self, request: Request) -> Completion | RequestFailed:
+        async with self._slots:
+            outcome = self._answer(request)
+            if outcome is None:
+                await self._die()
+            try:
+                async with asyncio.timeout(self._delay_seconds(request)):
+                    await self._die()
+            except TimeoutError:
+                return outcome
+
+    async def _die(self) -> NoReturn:
+        """Wait until some request has ended the engine; for ever if none does."""
+        await self._dead.wait()
+        raise EngineDead("exit", f"a prompt holds {self._arguments.die_on!r} (--die-on)")
+
+    def _delay_seconds(self, request: Request) -> float:
+        spread = xxh3_64_intdigest(_plain(request.prompt_token_ids), request.seed or 0)
+        return self._arguments.latency_seconds * (0.5 + spread / 2**64)
+
+    def _answer(self, request: Request) -> Completion | RequestFailed | None:
+        """The outcome of a request; None for one that gets none."""
+        prompt = _plain(request.prompt_token_ids)
+        asked = self._arguments
+        if _holds(prompt, asked.die_on):
+            self._dead.set()
+        if self._dead.is_set() or _holds(prompt, asked.hang_on):
+            return None
+        if _holds(prompt, asked.fail_on):
+            key = xxh3_64_intdigest(prompt)
+            self._failures[key] += 1
+            if asked.fail_times is None or self._failures[key] <= asked.fail_times:
+                return RequestFailed("echo_failed", f"the prompt holds {asked.fail_on!r}")
+        return self._complete(request, prompt)
+
+    def _complete(self, request: Request, prompt: bytes) -> Completion:
+        sampling = request.sampling
+        # as in a model, the seed does not matter where the likeliest token is always taken
+        seed = request.seed if request.seed and sampling.temperature > 0 else 0
+        key = xxh3_64_intdigest(prompt, seed)
+        mean = self._arguments.output_tokens
+        wanted = mean - mean // 2 + key % (mean + 1)
+        tokens = min(wanted, sampling.max_tokens)
+        finish_reason = "stop" if tokens == wanted else "length"
+        text = _pick(prompt, key, tokens * _TOKEN_BYTES).decode("utf-8", "ignore")
+        for stop in sampling.stop:
+            if stop in text:
+                text = text.partition(stop)[0]
+                tokens, finish_reason = len(self.tokenizer.encode(text)), "stop"
+        return Completion(text, finish_reason, len(request.prompt_token_ids), tokens)
+
+
+def _plain(token_ids: Sequence[int]) -> bytes:
+    """UTF-8 of tokens, in which special tokens and filling are nothing."""
+    low_words = memoryview(array("Q", token_ids)).cast("B").cast("I")[::2]
+    return low_words.tobytes().replace(b"\0", b"")
+
+
+def _holds(prompt: bytes, text: str | None) -> bool:
+    return text is not None and text.encode() in prompt
+
+
+def _pick(prompt: bytes, key: int, size: int) -> bytes:
+    """`size` bytes of words of the prompt, from a place and in steps chosen by `key`.
+
+    It takes every second to fifth word, so that the answer is not a copy of the document.
+    """
+    window = size * 8
+    start = key % max(1, len(prompt) - window)
+    step = 2 + key % 4
+    words = prompt[start : start + window].split()[1::step] or prompt.split() or [b"-"]
+    answer = b" ".join(words) + b"\n"
+    return (answer * (size // len(answer) + 1))[:size]

@@ -1,0 +1,50 @@
+"""The processes of an engine: how they end, and that they do."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_OOM_COUNTERS = (
+    "/sys/fs/cgroup/memory.events",
+    "/sys/fs/cgroup/memory/memory.oom_control",
+    "/proc/vmstat",
+)
+"""Where the kernel counts processes it killed for want of memory: of this container (cgroups v2, v1), or
+of the machine where we are in none."""
+
+
+def oom_kills() -> int:
+    """Processes that the kernel killed for want of memory, in this container if it is one, so far."""
+    for counter in _OOM_COUNTERS:
+        with suppress(OSError, ValueError):
+            lines = Path(counter).read_text().splitlines()
+            for name, value in (line.split() for line in lines):
+                if name == "oom_kill":
+                    return int(value)
+    return 0
+
+
+class ProcessTree:
+    """Processes and all they had started when this was made, remembered to be ended.
+
+    A child whose parent has died belongs to nobody and cannot be found any more, so they are looked up
+    while all is well. Pids that were given to other processes since are left alone.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        import psutil  # type: ignore[import-untyped]
+
+        self._processes: list[Any] = []
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                self._processes += [*process.children(recursive=True), process]
+
+    def kill(self) -> None:
+        """End those that still run, at once and whatever they are doing."""
+        import psutil
+
+        for process in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

@@ -1,0 +1,419 @@
+"""The only reader and writer of `_run/`: every object of the ledger, by the protocol of
+`docs/ledger.md`.
+
+Safety rests only on names that can be created once. Nothing here is remembered between calls: what
+can be read is read.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from rephrase_api.errors import LedgerDamaged, SpecMismatch
+from rephrase_api.semantic import diff
+from rephrase_runner import parts, records
+from rephrase_runner.claims import Seen
+from rephrase_runner.records import (
+    Claim,
+    Commit,
+    Group,
+    GroupDone,
+    Heartbeat,
+    Manifest,
+    Names,
+    Plan,
+    Progress,
+    Record,
+    Resolved,
+    SpecRecord,
+)
+from rephrase_runner.rows import Key, Sample
+from rephrase_runner.store import Got, Meta, Outcome, Store
+from rephrase_runner.units import Unit
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+_PARALLEL_READS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """What the checkpoints of a unit hold. `unreadable` and foreign ones were ignored."""
+
+    samples: dict[Key, Sample]
+    filtered: int | None
+    unreadable: int
+
+
+async def read_spec(store: Store) -> SpecRecord | None:
+    """The run that lives in this output, or None if there is none."""
+    return await _read(store, records.SPEC, SpecRecord)
+
+
+async def adopt_spec(
+    store: Store, declared: dict[str, Any], spec_hash: str, resolved: Resolved, *, run: str
+) -> SpecRecord:
+    """Begin the run, or join the one that is there: what was written first is adopted.
+
+    Args:
+        store: the output.
+        declared: the semantic spec as declared, canonical.
+        spec_hash: its hash.
+        resolved: what this process looked up; used only if it is first.
+        run: random id for a new run.
+
+    Raises:
+        SpecMismatch: another semantic spec lives here; lists the differences.
+    """
+    mine = SpecRecord(run=run, declared=declared, hash=spec_hash, resolved=resolved)
+    found = await read_spec(store)
+    if found is None:
+        outcome = await store.put_new(records.SPEC, mine.to_bytes())
+        found = mine if outcome is Outcome.MINE else await read_spec(store)
+    if found is None:
+        raise LedgerDamaged("disappeared", where=f"{store.uri}/{records.SPEC}")
+    check_same(found, declared, spec_hash, uri=store.uri)
+    return found
+
+
+def check_same(found: SpecRecord, declared: dict[str, Any], spec_hash: str, *, uri: str) -> None:
+    """Refuse to continue a run of another semantic spec.
+
+    Raises:
+        SpecMismatch: with a line for each difference.
+    """
+    if found.hash != spec_hash:
+        changes = "\n  ".join(diff(found.declared, declared))
+        raise SpecMismatch(
+            f"this output belongs to a run with another spec; what differs:\n  {changes}\n",
+            where=f"spec.output.uri {uri}",
+            remedy=(
+                "Undo the change to continue that run, or name another output to begin a new one."
+            ),
+        )
+
+
+class Ledger:
+    """The objects of one run in one output."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        self.store = store
+        self.run = run
+        self.names = Names(run)
+
+    # -- plan -----------------------------------------------------------------------------------
+
+    async def write_plan(self, plan: Plan, table: bytes) -> Plan:
+        """Write the unit table, then the record that names it; whatever record was first is returned."""
+        await self.store.put_new(plan.plan, table, deadline_seconds=None, bulk=True, own_name=True)
+        await self.store.put_new(self.names.plan, plan.to_bytes(), deadline_seconds=None)
+        found = await self.plan()
+        if found is None:
+            raise LedgerDamaged("disappeared", where=f"{self.store.uri}/{self.names.plan}")
+        return found
+
+    async def plan(self) -> Plan | None:
+        """The plan that counts, or None before the run is planned."""
+        return await _read(self.store, self.names.plan, Plan)
+
+    async def units(self, plan: Plan) -> list[Unit]:
+        """The units of the plan, in order.
+
+        Raises:
+            LedgerDamaged: the table is missing or its checksum does not fit.
+        """
+        got = await self._named(plan.plan)
+        if parts.digest(got.data) != plan.sha256:
+            raise LedgerDamaged(
+                "checksum does not fit plan.json", where=f"{self.store.uri}/{plan.plan}"
+            )
+        return await asyncio.to_thread(decode_units, got.data)
+
+    # -- claims and heartbeats --------------------------------------------------------------------
+
+    async def claim(self, unit: int, epoch: int, claim: Claim) -> Outcome:
+        """Try to take a unit at an epoch. Raises `Unclear`: then the unit is *not* taken, ever."""
+        return await self.store.put_new(self.names.claim(unit, epoch), claim.to_bytes())
+
+    async def latest_claim(self, unit: int) -> tuple[int, Claim] | None:
+        """The highest epoch of a unit and its claim; None if it was never claimed."""
+        names = [meta.name for meta in await self.store.list(self.names.claims(unit))]
+        if not names:
+            return None
+        epoch = max(int(name.rsplit("/", 1)[1].removesuffix(".json")) for name in names)
+        claim = await _read(self.store, self.names.claim(unit, epoch), Claim)
+        return None if claim is None else (epoch, claim)
+
+    async def superseded(self, unit: int, epoch: int) -> bool:
+        """Whether somebody took the unit over. Thrift, not safety: the first commit wins anyway."""
+        return await self.store.head(self.names.claim(unit, epoch + 1)) is not None
+
+    async def claimed_units(self) -> set[int]:
+        """All units that were ever claimed (one listing)."""
+        return {records.unit_of(meta.name) for meta in await self.store.list(self.names.claims())}
+
+    async def beat(self, heartbeat: Heartbeat) -> Seen | None:
+        """Write one's own heartbeat; returns it with the store's time, the only clock there is.
+
+        Raises:
+            Unclear: it was not acknowledged.
+        """
+        name = self.names.worker(heartbeat.worker)
+        await self.store.put_own(name, heartbeat.to_bytes())
+        meta = await self.store.head(name)
+        return None if meta is None else Seen(heartbeat, meta.modified)
+
+    async def heartbeat(self, worker: str) -> Seen | None:
+        """A worker's last heartbeat and when the store received it."""
+        got = await self.store.get(self.names.worker(worker))
+        return None if got is None else Seen(_parse(got, Heartbeat), got.meta.modified)
+
+    async def heartbeat_metas(self) -> list[Meta]:
+        """One listing of all heartbeats, so that only changed ones need be read."""
+        return await self.store.list(self.names.workers)
+
+    async def read_heartbeats(self, metas: Iterable[Meta]) -> list[Seen]:
+        """Read several heartbeats at once; one that is gone is left out."""
+        found = await gather_bounded([self.store.get(meta.name) for meta in metas])
+        return [Seen(_parse(got, Heartbeat), got.meta.modified) for got in found if got]
+
+    # -- a unit's results --------------------------------------------------------------------------
+
+    async def write_checkpoint(
+        self, unit: int, epoch: int, worker: str, number: int, data: bytes
+    ) -> None:
+        """Keep finished samples of a unit that is not done."""
+        name = self.names.checkpoint(unit, epoch, worker, number)
+        await self.store.put_new(name, data, bulk=True, own_name=True)
+
+    async def checkpoints(
+        self, unit: int, *, plan: str, etag: str, planned_keys: "KeyFilter"
+    ) -> Checkpointed:
+        """Everything finished that any holder of the unit left behind, merged by key.
+
+        A checkpoint is used if its footer fits and it decodes; neither epoch nor holder nor age
+        matter (ledger protocol, section 5).
+        """
+        listed = await self.store.list(self.names.checkpoints(unit))
+        found = await gather_bounded([self.store.get(meta.name) for meta in listed])
+        return await asyncio.to_thread(
+            self._merge, unit, [got for got in found if got], plan, etag, planned_keys
+        )
+
+    def _merge(
+        self, unit: int, found: Sequence[Got], plan: str, etag: str, planned_keys: "KeyFilter"
+    ) -> Checkpointed:
+        usable: list[tuple[str, list[Sample]]] = []
+        filtered: int | None = None
+        unreadable = 0
+        for got in found:
+            try:
+                origin, samples = parts.decode(got.data)
+            except parts.UnreadablePart:
+                unreadable += 1
+                continue
+            if (origin.run, origin.unit, origin.plan, origin.etag) != (self.run, unit, plan, etag):
+                unreadable += 1
+                continue
+            if origin.filtered is not None:
+                filtered = origin.filtered
+            usable.append((got.meta.name, [s for s in samples if planned_keys(s.key)]))
+        return Checkpointed(parts.merge(usable), filtered, unreadable)
+
+    async def write_part(self, unit: int, epoch: int, worker: str, data: bytes) -> str:
+        """Store a unit's part; returns its name once it is certainly there (ledger hole 5)."""
+        name = self.names.part(unit, epoch, worker)
+        await self.store.put_new(name, data, deadline_seconds=None, bulk=True, own_name=True)
+        return name
+
+    async def commit(self, commit: Commit) -> Outcome:
+        """Make a part the result of its unit; the first commit wins."""
+        return await self.store.put_new(
+            self.names.commit(commit.unit), commit.to_bytes(), deadline_seconds=None
+        )
+
+    async def read_commit(self, unit: int) -> Commit | None:
+        """The commit of a unit, or None while it is open."""
+        return await _read(self.store, self.names.commit(unit), Commit)
+
+    async def read_commits(self, units: Iterable[int]) -> list[Commit]:
+        """Several commits at once; open units are left out."""
+        found = await gather_bounded([self.read_commit(unit) for unit in units])
+        return [commit for commit in found if commit is not None]
+
+    async def committed_units(self, start_after: int | None = None) -> list[int]:
+        """Units that have a commit, in order (one listing)."""
+        after = None if start_after is None else self.names.commit(start_after)
+        listed = await self.store.list(self.names.commits, start_after=after)
+        return [records.unit_of(meta.name) for meta in listed]
+
+    async def read_part(self, commit: Commit) -> bytes:
+        """The part a commit names.
+
+        Raises:
+            LedgerDamaged: it is missing or its checksum does not fit.
+        """
+        got = await self._named(commit.part)
+        if parts.digest(got.data) != commit.sha256:
+            raise LedgerDamaged(
+                f"checksum does not fit the commit of unit {commit.unit}",
+                where=f"{self.store.uri}/{commit.part}",
+                remedy=_VOID.format(unit=commit.unit),
+            )
+        return got.data
+
+    async def sweep_unit(self, unit: int) -> None:
+        """Delete a unit's checkpoints. Only after its commit was read or written (ledger hole 7)."""
+        for meta in await self.store.list(self.names.checkpoints(unit)):
+            await self.store.delete(meta.name)
+
+    # -- the driver's objects ----------------------------------------------------------------------
+
+    async def progress(self) -> tuple[Progress, Meta] | None:
+        """The driver's cache and when it was written."""
+        got = await self.store.get(self.names.progress)
+        return None if got is None else (_parse(got, Progress), got.meta)
+
+    async def write_progress(self, progress: Progress) -> datetime | None:
+        """Overwrite the driver's cache; returns the store's time.
+
+        Raises:
+            Unclear: it was not acknowledged.
+        """
+        await self.store.put_own(self.names.progress, progress.to_bytes())
+        meta = await self.store.head(self.names.progress)
+        return None if meta is None else meta.modified
+
+    async def group(self, number: int) -> Group | None:
+        """Bounds of a group, or None."""
+        return await _read(self.store, self.names.group(number), Group)
+
+    async def open_group(self, number: int, group: Group) -> Group:
+        """Fix a group's bounds; whoever was first decides them (ledger hole 12)."""
+        name = self.names.group(number)
+        if await self.store.put_new(name, group.to_bytes(), deadline_seconds=None) is Outcome.MINE:
+            return group
+        found = await self.group(number)
+        if found is None:
+            raise LedgerDamaged("disappeared", where=f"{self.store.uri}/{name}")
+        return found
+
+    async def group_done(self, number: int) -> GroupDone | None:
+        """Files of a finished group, or None."""
+        return await _read(self.store, self.names.group_done(number), GroupDone)
+
+    async def finish_group(self, number: int, done: GroupDone) -> None:
+        """All files of the group are there."""
+        await self.store.put_new(
+            self.names.group_done(number), done.to_bytes(), deadline_seconds=None
+        )
+
+    async def manifest(self) -> Manifest | None:
+        """The manifest; its presence means the run is complete."""
+        return await _read(self.store, records.MANIFEST, Manifest)
+
+    async def write_manifest(self, manifest: Manifest) -> None:
+        """The run is complete. The first manifest stands."""
+        await self.store.put_new(records.MANIFEST, manifest.to_bytes(), deadline_seconds=None)
+
+    async def _named(self, name: str) -> Got:
+        """An object that another object names, so it must be there."""
+        got = await self.store.get(name)
+        if got is None:
+            raise LedgerDamaged(
+                "missing, although the ledger names it",
+                where=f"{self.store.uri}/{name}",
+                remedy="Restore it from a backup or an older version of the object.",
+            )
+        return got
+
+
+class KeyFilter:
+    """keys(U): which keys belong to a unit. Rows that the declared filter drops never reach a checkpoint."""
+
+    def __init__(self, unit: Unit, rollouts: dict[str, int]) -> None:
+        self._unit = unit
+        self._rollouts = rollouts
+
+    def __call__(self, key: Key) -> bool:
+        """Whether `key` is one of the unit's."""
+        unit = self._unit
+        return (
+            key.file == unit.file
+            and unit.first_row <= key.row < unit.first_row + unit.rows
+            and 0 <= key.rollout < self._rollouts.get(key.prompt, 0)
+        )
+
+
+_VOID = "Restore it, or delete the commit of unit {unit} so that the unit is done again."
+_UNIT_TABLE = pa.schema(
+    [
+        ("unit", pa.int32()),
+        ("file", pa.int32()),
+        ("first_row", pa.int64()),
+        ("byte_offset", pa.int64()),
+        ("rows", pa.int32()),
+    ]
+)
+
+
+def encode_units(units: Sequence[Unit]) -> bytes:
+    """The unit table as Parquet."""
+    columns = [
+        [unit.index for unit in units],
+        [unit.file for unit in units],
+        [unit.first_row for unit in units],
+        [unit.byte_offset for unit in units],
+        [unit.rows for unit in units],
+    ]
+    arrays = [
+        pa.array(column, field.type) for column, field in zip(columns, _UNIT_TABLE, strict=True)
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=_UNIT_TABLE), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def decode_units(data: bytes) -> list[Unit]:
+    """The units of a table, in order."""
+    table = pq.read_table(pa.BufferReader(data))
+    columns = [table.column(field.name).to_pylist() for field in _UNIT_TABLE]
+    return [Unit(*row) for row in zip(*columns, strict=True)]
+
+
+def _parse(got: Got, model: type[R]) -> R:
+    try:
+        return model.from_bytes(got.data)
+    except ValidationError as error:
+        raise LedgerDamaged(
+            f"not a {model.__name__} of this version: {error.errors()[0]['msg']}",
+            where=got.meta.name,
+            remedy="Use the version of rephrase that wrote it, or restore the object.",
+        ) from error
+
+
+async def _read(store: Store, name: str, model: type[R]) -> R | None:
+    got = await store.get(name)
+    return None if got is None else _parse(got, model)
+
+
+async def gather_bounded(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all coroutines, at most 32 at a time, results in order. The first error cancels the rest."""
+    gate = asyncio.Semaphore(_PARALLEL_READS)
+
+    async def guarded(job: Coroutine[Any, Any, T]) -> T:
+        async with gate:
+            return await job
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(guarded(job)) for job in jobs]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]

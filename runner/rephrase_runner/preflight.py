@@ -1,0 +1,130 @@
+"""Everything that can be wrong with a run, found before anything is written and any model is loaded."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rephrase_api.errors import InvalidSpec
+from rephrase_api.v1alpha1 import EngineType, RephraseRunSpec
+from rephrase_api.v1alpha1.generation import Prompt
+from rephrase_runner import engines, hub
+from rephrase_runner.prompts import resolve_prompts
+from rephrase_runner.records import Resolved, ResolvedPrompt
+from rephrase_runner.schema import check_kept
+from rephrase_runner.source import Scan, ScanProgress, scan
+from rephrase_runner.store import Store, probe
+
+logger = logging.getLogger(__name__)
+
+NEUTRAL = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+}
+"""Sampling where neither the spec nor the model's generation_config.json says anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found: the source as it is now, and all that has to be frozen."""
+
+    scan: Scan
+    resolved: Resolved
+
+
+async def check(
+    spec: RephraseRunSpec, *, progress: Callable[[ScanProgress], None] | None = None
+) -> Preflight:
+    """Look at prompts, model, engine arguments and source, cheapest first; write nothing.
+
+    Raises:
+        InvalidSpec, InvalidModel: what is wrong, where, and what to do.
+        AccessRefused: source, model hub or output refuse us.
+    """
+    check_kept(list(spec.source.columns.keep))
+    texts = resolve_prompts(spec.prompts, spec.prompt_layout)
+    model = await _model(spec)
+    context = spec.model.max_model_length or model.context_tokens
+    for prompt in spec.prompts:
+        _check_context(prompt, spec, context)
+    settings = engine_settings(spec, revision=model.revision, max_model_length=context, gpus=0)
+    for arguments in {spec.model.engine.args, *(pool.engine.args for pool in spec.pools())}:
+        await asyncio.to_thread(engines.check, settings.with_args(arguments))
+    found = await scan(spec.source, progress=progress)
+    prompts = tuple(
+        ResolvedPrompt(
+            name=prompt.name,
+            text=texts[prompt.name],
+            rollouts=prompt.rollouts,
+            sampling=resolve_sampling(prompt, spec, model.generation),
+        )
+        for prompt in sorted(spec.prompts, key=lambda prompt: prompt.name)
+    )
+    resolved = Resolved(
+        prompts=prompts,
+        system_message=spec.system_message,
+        model_revision=model.revision,
+        max_model_length=context,
+    )
+    return Preflight(found, resolved)
+
+
+async def check_output(store: Store, *, token: str) -> None:
+    """Prove that the output can be written and that put-if-absent holds there; leaves nothing."""
+    await probe(store, token=token)
+
+
+def resolve_sampling(
+    prompt: Prompt, spec: RephraseRunSpec, generation: dict[str, Any]
+) -> dict[str, Any]:
+    """Every sampling field of a prompt: as declared, else the model's own, else neutral."""
+    wanted = spec.sampling.for_prompt(prompt)
+    values: dict[str, Any] = {}
+    for name, neutral in NEUTRAL.items():
+        declared = getattr(wanted, name)
+        values[name] = declared if declared is not None else generation.get(name, neutral)
+    return values | {"max_tokens": wanted.max_tokens, "stop": list(wanted.stop)}
+
+
+def engine_settings(
+    spec: RephraseRunSpec, *, revision: str | None, max_model_length: int | None, gpus: int
+) -> engines.EngineSettings:
+    """How the spec's model is to be built."""
+    model = spec.model
+    return engines.EngineSettings(
+        type=model.engine.type.value,
+        model=model.uri or model.name or "",
+        revision=revision,
+        tokenizer=model.tokenizer,
+        dtype=model.dtype.value,
+        quantization=model.quantization,
+        chat_template=model.chat_template,
+        max_model_length=max_model_length,
+        gpu_count=gpus,
+        args=tuple(model.engine.args),
+        uses_seeds=spec.sampling.seed is not None,
+    )
+
+
+async def _model(spec: RephraseRunSpec) -> hub.ModelInfo:
+    if spec.model.engine.type is not EngineType.VLLM:
+        return hub.ModelInfo()
+    if spec.model.uri is not None:
+        return await hub.folder(spec.model.uri)
+    name = spec.model.name or ""
+    return await asyncio.to_thread(hub.repository, name, spec.model.revision)
+
+
+def _check_context(prompt: Prompt, spec: RephraseRunSpec, context: int | None) -> None:
+    longest = spec.sampling.for_prompt(prompt).max_tokens
+    if context is not None and longest >= context:
+        raise InvalidSpec(
+            f"maxTokens {longest} leaves no room for a document in a context of {context} tokens",
+            where=f"spec.prompts[{prompt.name}]",
+            remedy="Lower sampling.maxTokens, or raise model.maxModelLength if the model allows it.",
+        )

@@ -1,0 +1,297 @@
+"""What `rephrase driver` and `rephrase worker` do: build the objects of a process and let them run.
+
+A process ends with an exit code of `rephrase_api.errors.ExitCode` and, if that is not 0, a last log line
+"exit" with reason and error. Signals only set an event; the loops decide.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rephrase_api import logs
+from rephrase_api.errors import (
+    Drained,
+    ExitCode,
+    LedgerDamaged,
+    RephraseError,
+    SpecMismatch,
+)
+from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
+from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
+from rephrase_api.v1alpha1.source import SourceFormat
+from rephrase_runner import driver, engines, health
+from rephrase_runner.columns import schema_from_text
+from rephrase_runner.engines.base import Engine, Request, Sampling
+from rephrase_runner.ledger import Ledger, read_spec
+from rephrase_runner.preflight import engine_settings
+from rephrase_runner.prepare import Preparer
+from rephrase_runner.prompts import CompiledPrompt, compile_prompts
+from rephrase_runner.records import SpecRecord
+from rephrase_runner.source import Reader
+from rephrase_runner.store import StorageOptions, Store, is_local
+from rephrase_runner.vitals import Vitals
+from rephrase_runner.worker import Job, Pace, Worker
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+L = TypeVar("L", bound=Launch)
+
+LOCAL_POLL_SECONDS = 1
+REMOTE_POLL_SECONDS = 5
+REMOTE_TICK_SECONDS = 10
+UNREAD_SECONDS = 60
+"""How long a finished driver in a cluster goes on serving `/progress`, so that the operator reads the end."""
+TERMINATION_LOG = Path("/dev/termination-log")
+_TERMINATION_BYTES = 4096
+
+
+def worker_main(environment: dict[str, str]) -> int:
+    """Run a worker until all units are committed; returns the exit code."""
+    return _main(WorkerLaunch, environment, run_worker)
+
+
+def driver_main(environment: dict[str, str]) -> int:
+    """Run a driver until the manifest is written; returns the exit code."""
+    return _main(DriverLaunch, environment, run_driver)
+
+
+def _main(
+    kind: type[L],
+    environment: dict[str, str],
+    run: Callable[[L, asyncio.Event], Awaitable[None]],
+) -> int:
+    logs.configure("Info")
+    try:
+        launch = kind.from_environment(environment)
+        logs.configure(launch.log_level, run=launch.run, slot=getattr(launch, "slot", None))
+        asyncio.run(_with_signals(launch, run))
+    except RephraseError as error:
+        level = logging.INFO if error.exit_code is ExitCode.DRAINED else logging.ERROR
+        logger.log(
+            level,
+            "exit",
+            extra={
+                "exit_code": int(error.exit_code),
+                "reason": error.reason,
+                "error": str(error),
+            },
+        )
+        _last_words(f"{error.reason}: {error}")
+        return int(error.exit_code)
+    return int(ExitCode.OK)
+
+
+async def _with_signals(launch: L, run: Callable[[L, asyncio.Event], Awaitable[None]]) -> None:
+    drain = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain.set)
+    if (
+        launch.watch_stdin
+    ):  # the supervisor holds the other end: it closes when he dies, however he dies
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        watching = asyncio.ensure_future(_drain_at_end(reader, drain))
+        try:
+            await run(launch, drain)
+        finally:
+            watching.cancel()
+    else:
+        await run(launch, drain)
+
+
+async def _drain_at_end(reader: asyncio.StreamReader, drain: asyncio.Event) -> None:
+    await reader.read()
+    drain.set()
+
+
+# -- driver -----------------------------------------------------------------------------------------
+
+
+async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
+    """Carry the run to its end, serving `/progress` meanwhile.
+
+    Raises:
+        Drained: stopped on request; a driver holds nothing, so it just ends.
+        RephraseError: a person must act.
+    """
+    spec = RephraseRun.model_validate_json(launch.manifest).spec
+    local = is_local(spec.output.uri)
+    pace = driver.Pace(tick=LOCAL_POLL_SECONDS if local else REMOTE_TICK_SECONDS)
+    process = driver.Driver(spec, run=secrets.token_hex(8), pace=pace)
+    async with health.serve(launch.host, launch.port, process.progress):
+        try:
+            await until_drained(process.run(), drain)
+        except RephraseError as error:
+            process.failed(error.reason, str(error))
+            raise
+        end = process.progress()
+        logger.info("finished", extra={"progress": end.model_dump(mode="json", by_alias=True)})
+        _last_words(end.model_dump_json(by_alias=True, exclude={"workers"}))
+        if launch.pod_uid:
+            await _wait(drain, UNREAD_SECONDS)
+
+
+async def until_drained(work: Awaitable[T], drain: asyncio.Event) -> T:
+    """The result of `work`, or Drained as soon as the event is set; `work` is then cancelled."""
+    task = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(drain.wait())
+    try:
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Drained("stopped on request", remedy="Run again to continue.")
+    finally:
+        stop.cancel()
+        task.cancel()
+        await asyncio.gather(task, stop, return_exceptions=True)
+
+
+# -- worker -----------------------------------------------------------------------------------------
+
+
+async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+    """Load the engine, then claim and commit units until none is left.
+
+    Raises:
+        Drained, EngineFailed, RephraseError: as `Worker.run`.
+    """
+    loop = asyncio.get_running_loop()
+    vitals = Vitals(loop.time())
+    store = Store(launch.output_uri, StorageOptions.of(launch.output_storage))
+    record, ledger = await _open_run(store, launch)
+    spec = spec_of(record, launch)
+    plan = await ledger.plan()
+    if plan is None:
+        raise LedgerDamaged(
+            "the run has no plan yet", where=store.uri, remedy="Start workers once it is planned."
+        )
+    units = await ledger.units(plan)
+    if await ledger.manifest() is not None:
+        logger.info("nothing to do: the run is complete")
+        return
+    settings = engine_settings(
+        spec,
+        revision=record.resolved.model_revision,
+        max_model_length=record.resolved.max_model_length,
+        gpus=launch.gpus,
+    ).with_args(launch.engine_args)
+    engine = await _load(settings, drain)
+    try:
+        prompts = compile_prompts(
+            record.resolved.prompts,
+            engine.tokenizer,
+            system_message=record.resolved.system_message,
+        )
+        await until_drained(_warm_up(engine, prompts), drain)
+        logger.info("engine ready", extra={"seconds": round(loop.time() - vitals.started, 1)})
+        kept = schema_from_text(plan.kept_schema)
+        worker = Worker(
+            ledger,
+            Job(
+                plan=plan,
+                units=units,
+                rollouts={prompt.name: prompt.rollouts for prompt in record.resolved.prompts},
+                kept=kept,
+                include_source_text=spec.output.include_source_text,
+                request_attempts=launch.request_attempts,
+            ),
+            reader=Reader(
+                spec.source,
+                plan.files,
+                format=SourceFormat(plan.format),
+                kept=kept,
+                storage=StorageOptions.of(launch.source_storage),
+            ),
+            preparer=Preparer(
+                prompts,
+                engine.tokenizer,
+                context_tokens=engine.context_tokens,
+                max_document_tokens=spec.source.max_document_tokens,
+                seed=spec.sampling.seed,
+            ),
+            engine=engine,
+            vitals=vitals,
+            identity=_identity(launch),
+            start=launch.start,
+            pace=Pace(
+                heartbeat=launch.heartbeat_seconds,
+                lease=launch.lease_seconds,
+                checkpoint=launch.checkpoint_seconds,
+                poll=LOCAL_POLL_SECONDS if store.local else REMOTE_POLL_SECONDS,
+            ),
+            drain=drain,
+        )
+        await worker.run()
+    finally:
+        engine.close()
+
+
+async def _open_run(store: Store, launch: WorkerLaunch) -> tuple[SpecRecord, Ledger]:
+    record = await read_spec(store)
+    if record is None:
+        raise LedgerDamaged(
+            "no run here yet", where=store.uri, remedy="Start the driver first: it plans the run."
+        )
+    if launch.spec_hash and record.hash != launch.spec_hash:
+        raise SpecMismatch(
+            f"the run here has the spec {record.hash}, this worker was made for {launch.spec_hash}",
+            where=store.uri,
+            remedy="Use another output for another spec.",
+        )
+    return record, Ledger(store, record.run)
+
+
+def spec_of(record: SpecRecord, launch: WorkerLaunch) -> RephraseRunSpec:
+    """The run's spec as far as a worker needs it: what was declared, with its own way to the source."""
+    spec = RephraseRunSpec.model_validate(record.declared)
+    source = spec.source.model_copy(update={"storage": launch.source_storage})
+    return spec.model_copy(update={"source": source})
+
+
+def _identity(launch: WorkerLaunch) -> dict[str, Any]:
+    host = launch.pod_uid or socket.gethostname()
+    # new for every process, even if the pod or host is the same (ledger hole 8)
+    return {
+        "worker": f"{host}.{secrets.token_hex(4)}",
+        "pod": launch.pod_uid,
+        "node": launch.node,
+        "slot": launch.slot,
+        "pool": launch.pool,
+        "gpus": launch.gpus,
+    }
+
+
+async def _load(settings: engines.EngineSettings, drain: asyncio.Event) -> Engine:
+    """Build the engine in a thread; a drain meanwhile ends the process at once."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
+    building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
+    return await until_drained(building, drain)
+
+
+async def _warm_up(engine: Engine, prompts: Sequence[CompiledPrompt]) -> None:
+    """Claim nothing before the engine has answered: one that cannot never touches the ledger."""
+    ids, _ = prompts[0].around(engine.tokenizer.encode("Warm-up."), 8)
+    await engine.generate([Request(ids, Sampling(max_tokens=1))], lambda _index, _outcome: None)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def _last_words(text: str) -> None:
+    """Leave the reason where Kubernetes looks for it; does nothing outside a pod."""
+    if os.access(TERMINATION_LOG, os.W_OK):
+        TERMINATION_LOG.write_bytes(text.encode()[:_TERMINATION_BYTES])
