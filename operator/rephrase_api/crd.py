@@ -125,8 +125,9 @@ def _validations() -> Validations:
     for rule in RULES:
         if rule.cel is not None:
             validation = {"rule": rule.cel, "message": rule.sentence, "reason": "FieldValueInvalid"}
-            # of the metadata only the name is known, and that to the root; no path may lead into it
-            if rule.field and rule.on is not Metadata:
+            if rule.on is Metadata:  # only the root sees any of it, and no path may lead there
+                validation["message"] = f"metadata{rule.field} {rule.sentence}"
+            elif rule.field:
                 validation["fieldPath"] = rule.field
             found.setdefault(rule.on, []).append(validation)
     found.setdefault(RephraseRunSpec, []).extend(immutability())

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from rephrase_api.v1alpha1.base import Model, camel
-from rephrase_api.v1alpha1.fields import INT32
+from rephrase_api.v1alpha1.fields import INT32, WORDS
 from rephrase_api.v1alpha1.tree import model_of
 
 Schema = dict[str, Any]
@@ -29,13 +29,13 @@ _EXTENSIONS = {
 }
 _COPIED = {"pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"}
 _COPIED |= {"maxProperties", *_EXTENSIONS}
-_LEFT_OUT = {"title", "description", "default"}
+_LEFT_OUT = {"title", "description", "default", WORDS}
 """Handled apart: titles are the attribute's name again, the other two come from the model's
 field."""
 
 
 class UnknownConstruct(Exception):
-    """A model uses something this module does not know how to write for an API server."""
+    """A model uses what this module does not know how to write for an API server."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path}: {what}")
@@ -46,26 +46,34 @@ def _json_schema(model: type[Model]) -> Schema:
     return model.model_json_schema(by_alias=True, mode="validation")
 
 
-def structural(model: type[Model], path: str, validations: Validations | None = None) -> Schema:
+def structural(
+    model: type[Model],
+    path: str,
+    validations: Validations | None = None,
+    *,
+    with_words: bool = False,
+) -> Schema:
     """The structural schema of `model`: all references inlined, every field described and bounded.
 
     Args:
         model: class to describe.
         path: where it stands, for error messages, as in ``spec``.
         validations: CEL rules by class; those of a base class hold for its subclasses too.
+        with_words: keep the words of patterns (`WORDS`), which an API server would refuse.
 
     Raises:
         UnknownConstruct: a field cannot be written, or has no description or no bound.
     """
-    return _Writer(_json_schema(model).get("$defs", {}), validations or {}).model(
-        model, _json_schema(model), path
-    )
+    whole = _json_schema(model)
+    writer = _Writer(whole.get("$defs", {}), validations or {}, {WORDS} if with_words else set())
+    return writer.model(model, whole, path)
 
 
 class _Writer:
-    def __init__(self, definitions: Schema, validations: Validations) -> None:
+    def __init__(self, definitions: Schema, validations: Validations, kept: set[str]) -> None:
         self._definitions = definitions
         self._validations = validations
+        self._copied = _COPIED | kept
 
     def model(self, model: type[Model], definition: Schema, path: str) -> Schema:
         properties = {}
@@ -97,47 +105,28 @@ class _Writer:
             if model is not None:
                 return self.model(model, definition, path)
             return self._node(definition, None, path)
-        node = {key: given[key] for key in given if key in _COPIED}
-        rest = set(given) - _COPIED - _LEFT_OUT - {"type", "enum", "format"}
+        node = {key: given[key] for key in given if key in self._copied}
+        used = {*self._copied, *_LEFT_OUT, "type"}
         match given:
             case {"x-kubernetes-int-or-string": True} | {
                 "x-kubernetes-preserve-unknown-fields": True
             }:
-                if "type" in given:
-                    node["type"] = given["type"]
+                node |= {"type": given["type"]} if "type" in given else {}
             case {"type": "object", "additionalProperties": dict(values)}:
-                rest.remove("additionalProperties")
-                node = {
-                    "type": "object",
-                    "additionalProperties": self._node(values, None, f"{path}.*"),
-                    **node,
-                }
+                used.add("additionalProperties")
+                node |= {"type": "object"}
+                node["additionalProperties"] = self._node(values, None, f"{path}.*")
             case {"type": "array", "items": dict(items)}:
-                rest.remove("items")
-                node = {"type": "array", **node, "items": self._item(items, model, f"{path}[]")}
-                node.setdefault("x-kubernetes-list-type", "atomic")
-            case {"type": "integer"}:
-                wide = max(abs(node.get("minimum", 0)), abs(node.get("maximum", 0))) > INT32
-                node = {"type": "integer", "format": "int64" if wide else "int32", **node}
-            case {"type": "number"}:
-                if (
-                    "exclusiveMinimum" in given
-                ):  # a flag beside `minimum` in the API server's dialect
-                    rest.remove("exclusiveMinimum")
-                    node |= {"minimum": given["exclusiveMinimum"], "exclusiveMinimum": True}
-                node = {"type": "number", **node}
-            case {"type": "boolean"}:
-                node = {"type": "boolean"}
-            case {"type": "string"}:
-                node = {
-                    "type": "string",
-                    **{k: given[k] for k in ("format", "enum") if k in given},
-                    **node,
-                }
+                used.add("items")
+                node = {"type": "array", "x-kubernetes-list-type": "atomic", **node}
+                node["items"] = self._item(items, model, f"{path}[]")
+            case {"type": "integer" | "number" | "boolean" | "string"}:
+                used |= {"enum", "format", "exclusiveMinimum"}
+                node = _scalar(given, node)
             case _:
                 raise UnknownConstruct(path, f"has an unknown schema: {given}")
-        if rest:
-            raise UnknownConstruct(path, f"has unknown keys: {', '.join(sorted(rest))}")
+        if unknown := given.keys() - used:
+            raise UnknownConstruct(path, f"has unknown keys: {', '.join(sorted(unknown))}")
         _check_bounds(node, path)
         return node
 
@@ -175,6 +164,16 @@ class _Writer:
         return {"default": wanted}
 
 
+def _scalar(given: Schema, copied: Schema) -> Schema:
+    node = {"type": given["type"], **copied}
+    if "exclusiveMinimum" in given:  # in the API server's dialect a flag beside `minimum`
+        node |= {"minimum": given["exclusiveMinimum"], "exclusiveMinimum": True}
+    if given["type"] == "integer":
+        bounds = (node.get("minimum", 0), node.get("maximum", 0))
+        node["format"] = "int32" if max(map(abs, bounds)) <= INT32 else "int64"
+    return node | {key: given[key] for key in ("format", "enum") if key in given}
+
+
 def _words(docstring: str) -> str:
     return " ".join(docstring.split())
 
@@ -200,18 +199,18 @@ def _has_rules(node: Schema) -> bool:
     return "x-kubernetes-validations" in node or any(_has_rules(child) for child in below if child)
 
 
+_BOUNDS = {
+    "string": ["maxLength"],
+    "array": ["maxItems"],
+    "integer": ["minimum", "maximum"],
+    "number": ["minimum", "maximum"],
+    "object": ["maxProperties"],
+}
+
+
 def _check_bounds(node: Schema, path: str) -> None:
-    needed = {
-        "string": ["maxLength"],
-        "array": ["maxItems"],
-        "integer": ["minimum", "maximum"],
-        "number": ["minimum", "maximum"],
-        "object": ["maxProperties"],
-    }.get(node.get("type", "string"), [])
-    if node.keys() & {"enum", "format"} and node["type"] == "string":
-        needed = []
-    if node.get(PRESERVE_UNKNOWN):
-        needed = []
-    for bound in needed:
+    if node.get(PRESERVE_UNKNOWN) or node.keys() & {"enum"} or node.get("format") == "date-time":
+        return
+    for bound in _BOUNDS.get(node.get("type", "string"), []):
         if bound not in node:
             raise UnknownConstruct(path, f"has no {bound}")

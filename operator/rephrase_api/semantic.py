@@ -271,6 +271,6 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - JSON
     if value is _MISSING:
         return "not set"
     text = json.dumps(value, ensure_ascii=False)
-    return (
-        text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 4]}...{text[-1]}"
-    )
+    if len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[: _SHOWN_CHARACTERS - 4]}...{text[-1]}"
+    return text

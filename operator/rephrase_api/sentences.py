@@ -16,13 +16,15 @@ from pydantic_core import ErrorDetails
 
 from rephrase_api.schema import INT_OR_STRING, Schema, structural
 from rephrase_api.v1alpha1.base import camel
+from rephrase_api.v1alpha1.fields import INT32, WORDS
 from rephrase_api.v1alpha1.run import RephraseRun
 from rephrase_api.v1alpha1.spec import RephraseRunSpec
 from rephrase_api.v1alpha1.tree import leaves
 
 Location = tuple[str | int, ...]
 _SHOWN_CHARACTERS = 60
-_OWN_WORDS = {"pattern", "preset", "empty_key"}
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
+_OWN_WORDS = {"pattern", "preset"}
 """Errors of `rephrase_api.v1alpha1`, whose message says what must be."""
 _WITHOUT_SCHEMA = {
     "string_type": "must be a string",
@@ -38,6 +40,8 @@ _WITHOUT_SCHEMA = {
 def sentences(error: ValidationError) -> Iterator[str]:
     """Every problem of a `RephraseRun`, one line each."""
     for details in error.errors(include_url=False):
+        if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
+            continue  # items that are wrong were not counted; each has its own sentence
         path = dotted(details["loc"])
         yield f"{path}: {_sentence(details)}" if path else _sentence(details)
 
@@ -61,6 +65,8 @@ def _sentence(details: ErrorDetails) -> str:
             return _unknown(location)
         case "missing":
             return f"must be set; {_what_it_is(node)}" if node else "must be set"
+        case "string_too_long":
+            return f"must have at most {details['ctx']['max_length']} characters, got {len(value)}"
         case "duplicate":
             return details["msg"]
         case kind if kind in _OWN_WORDS:
@@ -71,22 +77,22 @@ def _sentence(details: ErrorDetails) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it stands in the file, cut if it is long."""
+    """A value as it stands in the file, cut if it is long, and without credentials."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if value is None:
         return "nothing"
-    text = json.dumps(value, ensure_ascii=False)
-    return (
-        text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 4]}...{text[-1]}"
-    )
+    text = _CREDENTIALS.sub("://...@", json.dumps(value, ensure_ascii=False))
+    if len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[: _SHOWN_CHARACTERS - 4]}...{text[-1]}"
+    return text
 
 
 @cache
 def _spec_schema() -> Schema:
-    return structural(RephraseRunSpec, "spec")
+    return structural(RephraseRunSpec, "spec", with_words=True)
 
 
 def _node(location: Location) -> Schema | None:
@@ -108,12 +114,16 @@ def _node(location: Location) -> Schema | None:
 
 
 def _must(node: Schema) -> str:
+    if WORDS in node:
+        return str(node[WORDS])
     if "enum" in node:
         return f"must be one of {', '.join(node['enum'])}"
-    low, high = node.get("minimum"), node.get("maximum")
+    low, high = node.get("minimum", 0), node.get("maximum", 0)
     match node:
         case {"x-kubernetes-int-or-string": True}:
             return "must be a string or a number"
+        case {"type": "integer"} if high > INT32:
+            return f"must be a whole number of at least {low}"
         case {"type": "integer"}:
             return f"must be a whole number from {low} to {high}"
         case {"type": "number", "exclusiveMinimum": True}:
@@ -160,9 +170,8 @@ def _fields_at(location: Location) -> list[str]:
 
 def _elsewhere(name: str) -> str | None:
     """Where in the spec there is a field of that name, at the shortest path."""
-    by_name = {
-        leaf.rpartition(".")[2]: leaf for leaf in sorted(leaves(RephraseRunSpec), key=len)[::-1]
-    }
+    shortest_last = reversed(sorted(leaves(RephraseRunSpec), key=len))
+    by_name = {leaf.rpartition(".")[2]: leaf for leaf in shortest_last}
     close = _close(name, list(by_name))
     return f"spec.{by_name[close]}" if close else None
 
@@ -175,17 +184,17 @@ def _close(word: str, options: Sequence[str]) -> str | None:
 
 
 def _nearest(value: object, node: Schema | None) -> str:
-    close = (
-        _close(value, node["enum"]) if node and "enum" in node and isinstance(value, str) else None
-    )
+    options = node.get("enum", []) if node else []
+    close = _close(value, options) if isinstance(value, str) else None
     return f"; did you mean {close}?" if close else ""
 
 
 def _quotes(value: Any, node: Schema | None) -> str:  # noqa: ANN401 - JSON
     """A hint at quotes that are missing or too many."""
     kind = node.get("type") if node else None
-    if isinstance(value, int | float) and (kind == "string" or (node and INT_OR_STRING in node)):
-        return "; put it in quotes"
+    if isinstance(value, int | float) and node and (kind == "string" or INT_OR_STRING in node):
+        quoted = json.dumps(value)
+        return "; put it in quotes" if re.fullmatch(node.get("pattern", ".*"), quoted) else ""
     if kind in ("integer", "number", "boolean") and isinstance(value, str):
         return "; write it without quotes" if _reads_as(value, kind) else ""
     return ""

@@ -34,6 +34,7 @@ DRAIN_SECONDS = 15
 _POLL_SECONDS = 0.5
 _RESTART_SECONDS = 1.0
 _LOG_LINES = 50
+_NOTED = {"warning", "error", "critical"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +312,7 @@ class Supervisor:
             self._progress = Progress.model_validate(entry["progress"])
         elif message == "exit":
             child.ended = entry
-        elif entry.get("severity") in {"warning", "error", "critical"}:
+        elif entry["severity"] in _NOTED and str(entry["logger"]).startswith("rephrase_"):
             reason = entry.get("reason") or entry.get("error") or ""
             self._display.note(f"{child.name}: {message}{f' ({reason})' if reason else ''}")
 

@@ -15,6 +15,7 @@ from rephrase_runner.source_jsonl import (
     BLANK,
     BYTE_ORDER_MARK,
     CHUNK_BYTES,
+    NOT_OBJECT,
     Readable,
     decompressed,
     parse_line,
@@ -34,6 +35,7 @@ class Counted:
         kinds: for each key of the first lines the Python types of its values, without NoneType.
         objects: how many of the first lines are JSON objects.
         others: how many are something else; blank lines are not counted.
+        is_array: whether the first one begins an array that goes on.
     """
 
     rows: int
@@ -41,6 +43,7 @@ class Counted:
     kinds: dict[str, frozenset[type]]
     objects: int
     others: int
+    is_array: bool
 
 
 class JsonlScan:
@@ -104,9 +107,10 @@ class JsonlScan:
         return pa.schema([(name, json_type(self._kinds.get(name, ()))) for name in keep])
 
     def _check(self, counted: Counted, uri: str) -> None:
-        if counted.others and not counted.objects:
+        if counted.is_array or (counted.others and not counted.objects):
+            what = "one JSON array" if counted.is_array else "lines that are no JSON objects"
             raise InvalidSpec(
-                f"none of the first {counted.others} lines of {uri} is a JSON object",
+                f"{uri} holds {what}, not JSON lines",
                 where="spec.source.uri",
                 remedy=(
                     "JSON lines have one object a line; `jq -c '.[]'` makes them of an array. "
@@ -162,9 +166,10 @@ def count(
         ended = not chunk
         if len(head) < _HEAD_BYTES and head.count(b"\n") < first_lines:
             head += chunk
-        newlines = chunk.count(b"\n")
+        newlines, passed, at = chunk.count(b"\n"), 0, 0
         while (wanted := len(starts) * lines_per_start - rows) <= newlines:
-            starts.append(position + _after_newline(chunk, wanted))
+            at, passed = _after_newline(chunk, at, wanted - passed), wanted
+            starts.append(position + at)
         rows += newlines
         position += len(chunk)
         last = chunk[-1:] or last
@@ -180,9 +185,10 @@ def count(
     return Counted(rows, tuple(starts[:needed]), *_look_into(first[:first_lines]))
 
 
-def _look_into(lines: list[bytes]) -> tuple[dict[str, frozenset[type]], int, int]:
+def _look_into(lines: list[bytes]) -> tuple[dict[str, frozenset[type]], int, int, bool]:
     kinds: dict[str, set[type]] = {}
     objects = others = 0
+    is_array = False
     for line in lines:
         value = parse_line(line)
         if isinstance(value, dict):
@@ -192,13 +198,22 @@ def _look_into(lines: list[bytes]) -> tuple[dict[str, frozenset[type]], int, int
                 if item is not None:
                     known.add(type(item))
         elif value is not BLANK:
+            # the last element of an array over several lines is an object on a line of its own
+            first = objects + others == 0
+            is_array |= first and value is not NOT_OBJECT and line.lstrip().startswith(b"[")
             others += 1
-    return {name: frozenset(known) for name, known in kinds.items()}, objects, others
+    return {name: frozenset(known) for name, known in kinds.items()}, objects, others, is_array
 
 
-def _after_newline(chunk: bytes, number: int) -> int:
-    """Index after the `number`-th newline, by halves: `bytes.count` is far faster than a loop."""
-    low, high = 0, len(chunk)
+def _after_newline(chunk: bytes, start: int, number: int) -> int:
+    """Index after the `number`-th newline from `start` on; there are so many.
+
+    By doubling, then by halves: counting is far faster than finding one after the other.
+    """
+    low, step = start, 64
+    while (before := chunk.count(b"\n", low, low + step)) < number:
+        low, number, step = low + step, number - before, step * 2
+    high = min(low + step, len(chunk))
     while high - low > 1:
         middle = (low + high) // 2
         before = chunk.count(b"\n", low, middle)

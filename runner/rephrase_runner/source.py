@@ -23,7 +23,6 @@ from typing import Protocol, Self, TypeVar
 import pyarrow as pa
 
 from rephrase_api.errors import AccessRefused, InvalidSpec
-from rephrase_api.v1alpha1.shared import Storage
 from rephrase_api.v1alpha1.source import OnUnreadableFile, Source, SourceFormat
 from rephrase_runner.documents import DocumentMaker, Tally
 from rephrase_runner.filters import Filters
@@ -103,7 +102,7 @@ async def scan(source: Source, *, progress: Callable[[ScanProgress], None] | Non
             all of them are listed).
         AccessRefused: the store refuses us or is away; or a file changes while it is scanned.
     """
-    storage = storage_options(source.storage)
+    storage = StorageOptions.of(source.storage)
     listing = await list_files(source, storage)
     if listing.format is SourceFormat.PARQUET:
         return await _scan(ParquetScan(source), source, listing, storage, progress)
@@ -201,11 +200,6 @@ def failed_rows(
             Document(unit.file, row, f"{name}:{row}", "", problem=problem)
             for row in range(start, min(end, start + _BATCH_ROWS))
         ]
-
-
-def storage_options(storage: Storage) -> StorageOptions:
-    """The spec's settings as the store takes them."""
-    return StorageOptions(storage.endpoint or "", storage.region or "", storage.allow_http)
 
 
 class _FormatScan(Protocol[F]):

@@ -28,7 +28,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = Problem(Status.SKIPPED, "empty_line", "The line is blank.")
 _INVALID_UTF8 = Problem(Status.FAILED, "invalid_utf8", "The line is not valid UTF-8.")
 _SURROGATE = Problem(Status.FAILED, "invalid_utf8", "The text has a lone surrogate: not Unicode.")
-_NOT_OBJECT = Problem(Status.FAILED, "broken_json", "The line is JSON, but not an object.")
+NOT_OBJECT = Problem(Status.FAILED, "broken_json", "The line is JSON, but not an object.")
 _TOO_LARGE = Problem(Status.FAILED, "row_too_large", "The line is longer than 64 MiB.")
 
 
@@ -196,4 +196,4 @@ def parse_line(line: bytes) -> dict[str, Any] | Problem:
     except (ValueError, RecursionError) as error:  # digits or nesting without end
         message = f"The line cannot be read as JSON: {type(error).__name__}."
         return Problem(Status.FAILED, "broken_json", message)
-    return value if isinstance(value, dict) else _NOT_OBJECT
+    return value if isinstance(value, dict) else NOT_OBJECT

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ INT32 = 2**31 - 1
 MAX_INTEGER = 2**53 - 1
 """Largest integer that JSON keeps exactly; the API server reads bounds as floating-point
 numbers."""
+WORDS = "x-rephrase-words"
+"""Key of a pattern's words in the JSON schema; never part of the CRD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,17 @@ class Matches:
     words: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:  # noqa: ANN401
-        """Check the whole string; Python's ``$`` alone would let a final newline pass."""
+        """Check as RE2 does: ASCII classes, and no newline slips past the ``$``."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """The same pattern for the API server."""
-        return {**handler(schema), "pattern": self.pattern}
+        """The same pattern for the API server, and the words for `rephrase_api.sentences`."""
+        return {**handler(schema), "pattern": self.pattern, WORDS: self.words}
 
     def _check(self, value: str) -> str:
-        if re.fullmatch(self.pattern, value) is None:
+        if re.fullmatch(self.pattern, value, re.ASCII) is None:
             raise PydanticCustomError("pattern", "{words}", {"words": self.words})
         return value
 
@@ -121,12 +123,6 @@ class Unique:
 def _preserve_unknown_fields(schema: dict[str, Any]) -> None:
     schema.clear()
     schema.update({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
-
-
-def _no_empty_name(value: dict[str, Any]) -> dict[str, Any]:
-    if "" in value:
-        raise PydanticCustomError("empty_key", "must not have an empty key")
-    return value
 
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -221,6 +217,6 @@ OutputUri = Annotated[
 ]
 ModelUri = OutputUri
 
-Labels = Annotated[dict[str, LabelValue], Field(max_length=64), AfterValidator(_no_empty_name)]
-Quantities = Annotated[dict[str, Quantity], Field(max_length=16), AfterValidator(_no_empty_name)]
+Labels = Annotated[dict[str, LabelValue], Field(max_length=64)]
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
 Overlay = Annotated[dict[str, Any], Field(json_schema_extra=_preserve_unknown_fields)]

@@ -31,7 +31,7 @@ EngineArgument = Annotated[
     str,
     Field(max_length=512),
     Matches(
-        r"^--[a-z0-9][-a-z0-9.]*(=[^\x00-\x1f]*)?$",
+        r"^--[a-z0-9][-a-z0-9]*(\.[-A-Za-z0-9_.]+)?(=[^\x00-\x1f]*)?$",
         "must be one --flag=value or --flag, as in '--max-num-seqs=256'",
     ),
 ]

@@ -74,7 +74,7 @@ RULES: tuple[Rule[Any], ...] = (
         on=Metadata,
         cel=f"size(self.metadata.name) <= {MAX_NAME_CHARACTERS}",
         holds=lambda metadata: len(metadata.name) <= MAX_NAME_CHARACTERS,
-        message=f"name must be at most {MAX_NAME_CHARACTERS} characters",
+        message=f"must be at most {MAX_NAME_CHARACTERS} characters",
         field=".name",
         got=lambda metadata: f"{len(metadata.name)} characters",
         remedy="names of Jobs and pods are made from it",
@@ -84,7 +84,7 @@ RULES: tuple[Rule[Any], ...] = (
         # whatever else a DNS label asks for, the API server asks of every object's name
         cel="!self.metadata.name.contains('.')",
         holds=lambda metadata: re.fullmatch(DNS_LABEL, metadata.name) is not None,
-        message="name must be lower-case letters, digits and '-', no '-' at either end",
+        message="must be lower-case letters, digits and '-', no '-' at either end",
         field=".name",
         got=lambda metadata: json.dumps(metadata.name),
         remedy="names of Jobs and pods are made from it",
@@ -125,7 +125,7 @@ RULES: tuple[Rule[Any], ...] = (
             spec.model.max_model_length is None
             or max(spec.sampling.max_tokens, _longest_answer(spec)) < spec.model.max_model_length
         ),
-        message="maxTokens must leave room for the document in model.maxModelLength",
+        message="must leave room for the document in model.maxModelLength",
         field=".sampling.maxTokens",
         got=lambda spec: f"{_longest_answer(spec)} of {spec.model.max_model_length} tokens",
         remedy="lower maxTokens or raise maxModelLength",

@@ -216,6 +216,9 @@ class EchoEngine:
             self._dead.set()
         if self._dead.is_set() or _holds(prompt, asked.hang_on):
             return None
+        if len(request.prompt_token_ids) >= self.context_tokens:
+            message = f"a prompt of {len(request.prompt_token_ids)} tokens fills the context"
+            return RequestFailed("engine_refused", message, retryable=False)
         if _holds(prompt, asked.fail_on):
             key = xxh3_64_intdigest(prompt)
             self._failures[key] += 1

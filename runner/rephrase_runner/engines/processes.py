@@ -33,7 +33,7 @@ class ProcessTree:
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        import psutil  # type: ignore[import-untyped]
+        psutil = _psutil()
 
         self._processes: list[Any] = []
         for pid in pids:
@@ -41,10 +41,17 @@ class ProcessTree:
                 process = psutil.Process(pid)
                 self._processes += [*process.children(recursive=True), process]
 
-    def kill(self) -> None:
-        """End those that still run, at once and whatever they are doing."""
-        import psutil
-
+    def kill(self, *, timeout_seconds: float) -> None:
+        """End those that still run, whatever they are doing, and wait until they have given back what
+        they held (the memory of a GPU, before the model is loaded again)."""
+        psutil = _psutil()
         for process in self._processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(self._processes, timeout=timeout_seconds)
+
+
+def _psutil() -> Any:  # noqa: ANN401
+    import psutil  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    return psutil  # a dependency of vLLM, so it is there where an engine has processes

@@ -116,9 +116,14 @@ def test_decimals_may_be_written_without_quotes() -> None:
     assert pool.resources.requests == {"cpu": "6"}
 
 
-def test_numbers_with_an_exponent_and_times_are_read_as_kubectl_reads_them() -> None:
-    run = parsed("  sampling: {minP: 1e-2}\n  scaling: {deadline: 2026-12-01T00:00:00Z}\n")
+def test_numbers_and_times_are_read_as_kubectl_reads_them() -> None:
+    run = parsed(
+        "  sampling: {minP: 1e-2, stop: [12:30, =], maxTokens: 0x10}\n"
+        "  scaling: {deadline: 2026-12-01T00:00:00Z}\n"
+    )
 
+    assert run.spec.sampling.stop == ("12:30", "=")
+    assert run.spec.sampling.max_tokens == 16
     assert run.spec.sampling.min_p == 0.01
     assert run.spec.scaling.deadline is not None
     assert run.spec.scaling.deadline.isoformat() == "2026-12-01T00:00:00+00:00"

@@ -159,7 +159,8 @@ def test_workers_begin_at_halves_then_quarters_then_eighths() -> None:
 def test_any_number_of_workers_is_spread_over_the_plan(slots: int, units: int) -> None:
     starts = sorted(bit_reversed_start(slot, units) for slot in range(slots))
 
-    assert 0 <= starts[0] and starts[-1] < units
+    assert starts[0] == 0
+    assert starts[-1] < units
     gaps = [after - before for before, after in zip(starts, [*starts[1:], units], strict=True)]
     assert max(gaps) <= 2 * units / slots + 1
 

@@ -1,0 +1,36 @@
+"""The process tier: `rephrase` as real processes on the engine Echo, against a folder or an S3 server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.laptop import Laptop
+from support.runs import small_run
+
+HERE = Path(__file__).parent
+SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Processes take longer to start than functions: this tier's limit for a hang."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Iterator[Laptop]:
+    """A machine with nothing on it yet; whatever still runs at the end is killed."""
+    machine = Laptop(tmp_path)
+    yield machine
+    machine.lose_power()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
+    """A run of 2,000 documents that nothing happened to: to read and to copy, not to change."""
+    machine = Laptop(tmp_path_factory.mktemp("undisturbed"))
+    small_run(machine)
+    ended = machine.run("--workers", "2")
+    assert ended.code == 0, ended.said
+    return machine

@@ -1,0 +1,127 @@
+"""Whatever is killed, and whenever: run again, and the dataset is the one of an undisturbed run."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.laptop import Laptop, Process
+from support.manifests import echo, merged
+from support.runs import Keys, large_keys, large_run, small_keys, small_run
+from support.waiting import wait_until
+
+SLOW = {"model": echo(concurrency=128, latency=0.2)}
+"""Slow enough to be killed in the middle of units; what is written is the same."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed_large(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
+    machine = Laptop(tmp_path_factory.mktemp("undisturbed-large"))
+    large_run(machine)
+    ended = machine.run("--workers", "4")
+    assert ended.code == 0, ended.said
+    return machine
+
+
+def assert_same(laptop: Laptop, undisturbed: Laptop, keys: Keys) -> None:
+    """Every key once, every sample as in the undisturbed run, no unit begun after its commit."""
+    assert laptop.keys() == keys
+    assert laptop.samples().equals(undisturbed.samples())
+    assert laptop.dead_letters() == undisturbed.dead_letters()
+    assert list(claims_after_the_commit(laptop)) == []
+    verified = laptop.rephrase("verify", "output")
+    assert verified.code == 0, verified.said
+
+
+def claims_after_the_commit(laptop: Laptop) -> Iterator[str]:
+    """Claims that were made once their unit had its commit: somebody generated it anew."""
+    committed = {int(path.stem): path.stat().st_mtime for path in laptop.ledger("commits")}
+    for claim in laptop.ledger("claims"):
+        if claim.stat().st_mtime > committed[int(claim.parent.name)]:
+            yield f"{claim.parent.name}/{claim.stem}"
+
+
+def claims_of(laptop: Laptop, units: list[int]) -> list[str]:
+    folders = {f"{unit:08d}" for unit in units}
+    return [str(path) for path in laptop.ledger("claims") if path.parent.name in folders]
+
+
+def reused(laptop: Laptop) -> int:
+    """Samples that a worker took over from checkpoints."""
+    return sum(entry["reused"] for entry in laptop.log("worker-*", "unit taken over"))
+
+
+def runs_a_loop(process: Process) -> bool:
+    """Whether its imports are done: an event loop has an epoll."""
+    return any(
+        "eventpoll" in str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()
+    )
+
+
+def test_a_run_that_loses_power_twice_ends_with_the_same_dataset(
+    laptop: Laptop, undisturbed_large: Laptop
+) -> None:
+    large_run(laptop, **SLOW)
+
+    known: dict[str, bytes] = {}
+    for commits in (8, 22):
+        laptop.start_run("--workers", "4")
+        laptop.wait_for_commits(commits)
+        laptop.lose_power()
+        done = laptop.committed()
+        claims = claims_of(laptop, done)
+        published = {path: path.read_bytes() for path in laptop.output.glob("data/*/*.parquet")}
+    assert published, "a group was published before the second kill"
+    ended = laptop.run("--workers", "4")
+
+    assert ended.code == 0, ended.said
+    assert_same(laptop, undisturbed_large, large_keys())
+    assert reused(laptop) > 0
+    assert claims_of(laptop, done) == claims, "no unit was claimed that had a commit"
+    assert {path: path.read_bytes() for path in published} == published
+
+
+@pytest.mark.parametrize("kind", ["worker", "driver"])
+def test_a_killed_process_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
+    laptop: Laptop, undisturbed: Laptop, kind: str
+) -> None:
+    small_run(laptop, **SLOW)
+    command = laptop.start_run("--workers", "2")
+    laptop.wait_for_commits(4)
+
+    victim = laptop.processes(kind)[0]
+    victim.signal(signal.SIGKILL)
+    ended = command.ended()
+
+    assert ended.code == 0, ended.said
+    assert f"{kind} " in ended.out
+    assert "starting it again" in ended.out
+    assert_same(laptop, undisturbed, small_keys())
+
+
+def test_workers_and_driver_end_by_themselves_when_rephrase_run_is_killed(laptop: Laptop) -> None:
+    small_run(laptop, **SLOW)
+    laptop.start_run("--workers", "2")
+    laptop.wait_for_commits(2)
+
+    laptop.processes("run")[0].signal(signal.SIGKILL)
+
+    wait_until(lambda: not laptop.processes(), "all children have ended", seconds=10)
+    beats = [
+        laptop.record(str(path.relative_to(laptop.output))) for path in laptop.ledger("workers")
+    ]
+    assert {beat["state"] for beat in beats} == {"gone"}
+    assert [beat["holds"] for beat in beats] == [[], []]
+
+
+def test_a_worker_that_still_loads_its_model_ends_when_rephrase_run_is_killed(
+    laptop: Laptop,
+) -> None:
+    small_run(laptop, model=echo("--start-seconds=60"))
+    laptop.start_run("--workers", "1")
+    wait_until(lambda: laptop.processes("worker"), "a worker was started")
+    wait_until(lambda: runs_a_loop(laptop.processes("worker")[0]), "it gets to work")
+
+    laptop.processes("run")[0].signal(signal.SIGKILL)
+
+    wait_until(lambda: not laptop.processes(), "all children have ended", seconds=10)
