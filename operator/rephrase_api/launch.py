@@ -6,7 +6,7 @@ driver gets the whole spec; a worker reads everything that decides *what* is wri
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self, get_origin
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,7 +27,7 @@ class Launch(BaseModel):
     node: str = Field("", description="Node or host the process runs on.")
     log_level: str = Field("Info", description="Debug, Info, Warning or Error.")
     watch_stdin: bool = Field(
-        False, description="Drain when standard input closes: the local supervisor is gone."
+        default=False, description="Drain when standard input closes: the local supervisor is gone."
     )
 
     def to_environment(self) -> dict[str, str]:
@@ -50,9 +50,8 @@ class Launch(BaseModel):
             raw = environment.get(PREFIX + name.upper())
             if raw is None:
                 continue
-            plain = field.annotation is str or get_origin(field.annotation) is None and raw == ""
             try:
-                values[name] = raw if plain else json.loads(raw)
+                values[name] = raw if field.annotation is str else json.loads(raw)
             except json.JSONDecodeError as error:
                 raise InvalidSpec(f"not JSON: {error}", where=PREFIX + name.upper()) from error
         try:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from importlib.metadata import version
 
 from rephrase_api import progress as api
@@ -186,9 +185,8 @@ class Driver:
         """Whether more documents failed than the spec allows (share and count both exceeded)."""
         limit = self._spec.retries.max_failed_documents
         failed = max((counts.failed for counts in account.counts.values()), default=0)
-        documents = max(1, account.rows - account.filtered)
-        share = Decimal(limit.share.removesuffix("%")) / 100
-        if failed <= limit.count or Decimal(failed) / documents <= share:
+        documents = account.rows - account.filtered
+        if not limit.exceeded_by(failed, documents):
             return None
         return records.Stop(
             reason=FailureLimit.reason,

@@ -107,7 +107,7 @@ class Ledger:
         self.run = run
         self.names = Names(run)
 
-    # -- plan -----------------------------------------------------------------------------------
+    # -- plan --
 
     async def write_plan(self, plan: Plan, table: bytes) -> Plan:
         """Write the unit table, then the record that names it; whatever record was first is returned."""
@@ -135,7 +135,7 @@ class Ledger:
             )
         return await asyncio.to_thread(decode_units, got.data)
 
-    # -- claims and heartbeats --------------------------------------------------------------------
+    # -- claims and heartbeats --
 
     async def claim(self, unit: int, epoch: int, claim: Claim) -> Outcome:
         """Try to take a unit at an epoch. Raises `Unclear`: then the unit is *not* taken, ever."""
@@ -183,7 +183,7 @@ class Ledger:
         found = await gather_bounded([self.store.get(meta.name) for meta in metas])
         return [Seen(_parse(got, Heartbeat), got.meta.modified) for got in found if got]
 
-    # -- a unit's results --------------------------------------------------------------------------
+    # -- a unit's results --
 
     async def write_checkpoint(
         self, unit: int, epoch: int, worker: str, number: int, data: bytes
@@ -273,7 +273,7 @@ class Ledger:
         for meta in await self.store.list(self.names.checkpoints(unit)):
             await self.store.delete(meta.name)
 
-    # -- the driver's objects ----------------------------------------------------------------------
+    # -- the driver's objects --
 
     async def progress(self) -> tuple[Progress, Meta] | None:
         """The driver's cache and when it was written."""

@@ -5,7 +5,7 @@ A file's `uri` alone opens it, from any working folder; its `name` is what the o
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -224,7 +224,13 @@ async def _list_remote(uri: str, storage: StorageOptions) -> dict[str, ListedFil
     if not listed:
         raise _nothing_at(uri)
     start = f"{container}/{prefix}"
-    below = {meta.name.removeprefix(f"{prefix}/"): meta for meta in listed}
+    folders = {name[:at] for name in (m.name for m in listed) for at in _slashes(name)} | {prefix}
+    below = {
+        meta.name.removeprefix(f"{prefix}/"): meta
+        for meta in listed
+        # consoles make "folders" of empty objects, which the client names without their slash
+        if meta.size or meta.name not in folders
+    }
     return _chosen(below, pattern, uri_start=start, name_start=start)
 
 
@@ -284,6 +290,10 @@ def _chosen(
 
 def _join(start: str, path: str) -> str:
     return f"{start.rstrip('/')}/{path}" if start else path
+
+
+def _slashes(name: str) -> Iterator[int]:
+    return (at for at, letter in enumerate(name) if letter == "/")
 
 
 def _split_glob(path: str) -> tuple[str, str]:

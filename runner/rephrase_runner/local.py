@@ -1,4 +1,4 @@
-"""`rephrase run`: a laptop's Job controller. A driver and workers as processes, restarted by their exit codes.
+"""`rephrase run`: a laptop's Job controller. Driver and workers as processes, restarted by exit code.
 
 The children are the same processes that pods run, started with the same environment; nothing here knows
 what they write. They live in sessions of their own, so that Ctrl-C reaches only this process, and they
@@ -92,6 +92,7 @@ class Supervisor:
         self._logs = logs
         self._children: set[Child] = set()
         self._progress = Progress()
+        self._planned = asyncio.Event()
         self._stopping = asyncio.Event()
         self._devices = gpu_devices()
         self._signals = 0
@@ -139,7 +140,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
 
-    # -- the driver ------------------------------------------------------------------------------------
+    # -- the driver --
 
     async def _keep_driver(self, result: "asyncio.Future[Result]") -> None:
         """Start the driver, again if it dies; its end is the run's end."""
@@ -176,14 +177,15 @@ class Supervisor:
                         self._progress = Progress.model_validate_json(await answer.read())
                 except (aiohttp.ClientError, TimeoutError, ValueError):
                     continue
+                if self._progress.units.planned:
+                    self._planned.set()
                 self._display.show(self._progress)
 
-    # -- workers -----------------------------------------------------------------------------------------
+    # -- workers --
 
     async def _keep_worker(self, slot: int, result: "asyncio.Future[Result]") -> None:
         """Once the run is planned, keep one worker alive until all is committed."""
-        while self._progress.units.planned == 0:
-            await asyncio.sleep(_POLL_SECONDS / 5)
+        await self._planned.wait()
         failures = committed = 0
         while not result.done() and not self._progress.finished:
             launch = self._worker_launch(slot)
@@ -235,7 +237,7 @@ class Supervisor:
         first = slot * count
         return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(first, first + count)))}
 
-    # -- processes -----------------------------------------------------------------------------------------
+    # -- processes --
 
     @contextlib.asynccontextmanager
     async def _child(self, name: str, environment: dict[str, str]) -> AsyncIterator[Child]:

@@ -7,13 +7,14 @@ be rewritten gets a problem for every key, so that nothing is dropped in silence
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rephrase_api.v1alpha1.generation import Quality
+from rephrase_runner.checks import assess
 from rephrase_runner.engines.base import Completion, Request, Tokenizer
 from rephrase_runner.prompts import CompiledPrompt
 from rephrase_runner.rows import Document, Key, Problem, Sample, Status
 from rephrase_runner.seeds import sample_seed
 from rephrase_runner.truncate import encode_head
 
-EMPTY_OUTPUT = Problem(Status.SKIPPED, "empty_output", "the model answered with nothing")
 EMPTY_TOKENS = Problem(Status.SKIPPED, "no_tokens", "the document has no tokens for this model")
 
 
@@ -44,6 +45,7 @@ class Preparer:
         context_tokens: of the engine.
         max_document_tokens: further limit of the spec, or None.
         seed: of the run; None = no seed per sample.
+        quality: what becomes of faulty answers.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Preparer:
         context_tokens: int,
         max_document_tokens: int | None,
         seed: int | None,
+        quality: Quality,
     ) -> None:
         self._prompts = {prompt.name: prompt for prompt in prompts}
         self._tokenizer = tokenizer
         self._seed = seed
+        self._quality = quality
         self._room = {
             prompt.name: prompt.document_tokens(context_tokens, max_document_tokens)
             for prompt in prompts
@@ -93,21 +97,24 @@ class Preparer:
         attempts: int,
         source_text: str | None,
     ) -> Sample:
-        """The sample that a completion makes; an empty one is skipped with a reason."""
-        empty = not completion.text.strip()
+        """The sample that a completion makes, after the checks."""
+        found = assess(
+            completion.text, completion.finish_reason, completion.completion_tokens, self._quality
+        )
+        problem = found.problem
         return Sample(
             key=asked.key,
             source_id=document.source_id,
-            status=Status.SKIPPED if empty else Status.WRITTEN,
-            text="" if empty else completion.text,
+            status=problem.status if problem is not None else Status.WRITTEN,
+            text=found.text,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             truncated=asked.truncated,
-            flags=document.flags,
+            flags=(*document.flags, *found.flags),
             attempt_seed=asked.request.seed,
-            reason=EMPTY_OUTPUT.reason if empty else "",
-            message=EMPTY_OUTPUT.message if empty else "",
+            reason=problem.reason if problem is not None else "",
+            message=problem.message if problem is not None else "",
             attempts=attempts,
             kept=document.kept,
             source_text=source_text,

@@ -113,7 +113,7 @@ async def _drain_at_end(reader: asyncio.StreamReader, drain: asyncio.Event) -> N
     drain.set()
 
 
-# -- driver -----------------------------------------------------------------------------------------
+# -- driver --
 
 
 async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
@@ -155,7 +155,7 @@ async def until_drained(work: Awaitable[T], drain: asyncio.Event) -> T:
         await asyncio.gather(task, stop, return_exceptions=True)
 
 
-# -- worker -----------------------------------------------------------------------------------------
+# -- worker --
 
 
 async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
@@ -217,6 +217,7 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
                 context_tokens=engine.context_tokens,
                 max_document_tokens=spec.source.max_document_tokens,
                 seed=spec.sampling.seed,
+                quality=spec.quality,
             ),
             engine=engine,
             vitals=vitals,

@@ -173,7 +173,7 @@ class Tokens(Part):
 
 
 class Commit(Record):
-    """`commits/U`: the first one is what the unit is. `rows` source rows, of which `filtered` did not count."""
+    """`commits/U`: the first one is what the unit is. Of `rows` source rows `filtered` do not count."""
 
     unit: int
     epoch: int

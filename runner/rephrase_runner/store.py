@@ -140,7 +140,7 @@ class Store:
             self._normal = _remote_store(self.uri, options, timeout_seconds=10, retry_seconds=10)
             self._bulk = _remote_store(self.uri, options, timeout_seconds=120, retry_seconds=10)
 
-    # -- the four verbs -----------------------------------------------------------------------
+    # -- the four verbs --
 
     async def put_new(
         self,
@@ -257,7 +257,7 @@ class Store:
 
         await self._reading(name, read)
 
-    # -- reading the source ----------------------------------------------------------------------
+    # -- reading the source --
 
     def reader(self, name: str, *, size: int, etag: str) -> "RangeReader":
         """A blocking, seekable reader of one version of an object, for threads."""
@@ -289,7 +289,7 @@ class Store:
             remedy="Check the endpoint and the network; running again continues.",
         )
 
-    # -- inside -----------------------------------------------------------------------------------
+    # -- inside --
 
     async def _read_back(
         self, name: str, client: AnyStore, *, size_only: bool

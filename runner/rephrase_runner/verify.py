@@ -96,7 +96,7 @@ class Verification:
     def _fault(self, what: str) -> None:
         self.report.faults.append(what)
 
-    # -- invariants 1 and 2: one commit per unit, balanced ---------------------------------------------
+    # -- invariants 1 and 2: one commit per unit, balanced --
 
     async def _commits(self, plan: Plan, units: list[Unit]) -> dict[int, Commit]:
         present = await self._book.committed_units()
@@ -128,7 +128,7 @@ class Verification:
         self.report.rows = self._account.rows
         return commits
 
-    # -- invariant 3: keys of a part = keys of its unit, each once; checksum fits --------------------------
+    # -- invariant 3: keys of a part = keys of its unit, each once; checksum fits --
 
     async def _parts(self, plan: Plan, units: list[Unit], commits: dict[int, Commit]) -> None:
         for unit, commit in sorted(commits.items()):
@@ -182,7 +182,7 @@ class Verification:
                 f"{where}: {len(twice)} samples are there more than once, for example row {row}, "
                 f"prompt {prompt}, rollout {rollout}"
             )
-        inside = [range(unit.first_row, unit.first_row + unit.rows) for unit in units]
+        inside = _row_ranges(units)
         if any(not any(row in rows for rows in inside) for row, _, _ in counted):
             faults.append(f"{where}: rows that are not of its units")
         wanted = {
@@ -203,7 +203,7 @@ class Verification:
             faults.append(f"{where}: {len(by_row)} documents, {documents} expected")
         return faults
 
-    # -- invariants 4 and 5: groups tile the units, their files hold what the commits counted ---------------
+    # -- invariants 4 and 5: groups tile the units, their files hold what the commits counted --
 
     async def _groups(
         self, plan: Plan, units: list[Unit], commits: dict[int, Commit]
@@ -290,7 +290,7 @@ class Verification:
             ):
                 self._fault(fault)
 
-    # -- invariant 6: nothing that no record names ------------------------------------------------------------
+    # -- invariant 6: nothing that no record names --
 
     async def _strays(self, files: list[DataFile]) -> None:
         named = {file.path for file in files}
@@ -299,7 +299,7 @@ class Verification:
                 if meta.name not in named:
                     self._fault(f"{meta.name}: no group names this file")
 
-    # -- the manifest, and invariant 7 --------------------------------------------------------------------------
+    # -- the manifest, and invariant 7 --
 
     async def _manifest(self, plan: Plan, files: list[DataFile]) -> None:
         try:
@@ -330,6 +330,17 @@ class Verification:
             yield "counts are not the sum of the commits"
         if list(manifest.files) != files:
             yield "files are not those of the groups"
+
+
+def _row_ranges(units: Iterable[Unit]) -> list[range]:
+    """Rows of units of one file, neighbors joined: a group's are nearly always one range."""
+    ranges: list[range] = []
+    for unit in units:
+        if ranges and ranges[-1].stop == unit.first_row:
+            ranges[-1] = range(ranges[-1].start, unit.first_row + unit.rows)
+        else:
+            ranges.append(range(unit.first_row, unit.first_row + unit.rows))
+    return ranges
 
 
 _KEY_COLUMNS = ("source_file", "source_row", "prompt", "rollout")

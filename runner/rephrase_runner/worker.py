@@ -174,7 +174,7 @@ class Worker:
         finally:
             await self._leave()
 
-    # -- the loop --------------------------------------------------------------------------------
+    # -- the loop --
 
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while not self._claimer.all_committed:
@@ -266,7 +266,7 @@ class Worker:
         await self._answerer.answer(prepared, holding)
         self._finish_if_complete(holding, tasks)
 
-    # -- finishing a unit ----------------------------------------------------------------------------
+    # -- finishing a unit --
 
     def _finish_if_complete(self, holding: Holding, tasks: asyncio.TaskGroup) -> None:
         if holding.complete and not holding.finishing and not holding.lost:
@@ -341,7 +341,7 @@ class Worker:
             source_files=[file.name for file in self._job.plan.files],
         )
 
-    # -- keepers -----------------------------------------------------------------------------------
+    # -- keepers --
 
     async def _stop_on_drain(self) -> None:
         """Cancels everything else, wherever it stands."""
@@ -425,7 +425,7 @@ class Worker:
         except (TimeoutError, RephraseError) as error:
             logger.warning("left without a last word", extra={"reason": str(error)})
 
-    # -- small things --------------------------------------------------------------------------------
+    # -- small things --
 
     async def _ahead(self, items: Iterator[T]) -> AsyncGenerator[T, None]:
         """Run a blocking iterator in the reading thread, one item ahead of the consumer."""

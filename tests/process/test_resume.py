@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.laptop import Laptop, Process
-from support.manifests import echo, merged
+from support.manifests import echo
 from support.runs import Keys, large_keys, large_run, small_keys, small_run
 from support.waiting import wait_until
 

@@ -1,7 +1,10 @@
 import asyncio
+
 import pytest
-from support.s3 import S3, REGION
-from rephrase_runner.store import Store, StorageOptions, Outcome
+
+from rephrase_runner.store import Outcome, StorageOptions, Store
+from support.s3 import REGION, S3
+
 
 @pytest.mark.parametrize("server", ["s3", "moto_s3"])
 async def test_x(server, request):
@@ -10,6 +13,7 @@ async def test_x(server, request):
     outcomes = await asyncio.gather(*(store.put_new("a", b"%d" % i) for i in range(8)))
     assert outcomes.count(Outcome.MINE) == 1
     print(place.client().list_objects_v2(Bucket=place.bucket)["KeyCount"])
+
 
 async def test_y(s3, moto_s3):
     pass

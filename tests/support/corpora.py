@@ -6,9 +6,43 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_PLACES = "harbor valley market bridge orchard lighthouse station quarry library mill".split()
-_DOINGS = "repairs ships counts paints sells measures records studies carries guards".split()
-_THINGS = "grain copper letters timber salt maps engines cloth honey glass tiles".split()
+_PLACES = [
+    "harbor",
+    "valley",
+    "market",
+    "bridge",
+    "orchard",
+    "lighthouse",
+    "station",
+    "quarry",
+    "library",
+    "mill",
+]
+_DOINGS = [
+    "repairs",
+    "ships",
+    "counts",
+    "paints",
+    "sells",
+    "measures",
+    "records",
+    "studies",
+    "carries",
+    "guards",
+]
+_THINGS = [
+    "grain",
+    "copper",
+    "letters",
+    "timber",
+    "salt",
+    "maps",
+    "engines",
+    "cloth",
+    "honey",
+    "glass",
+    "tiles",
+]
 
 
 def a_text(number: int) -> str:

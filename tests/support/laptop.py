@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+
 from support.manifests import write_manifest
 from support.waiting import wait_until
 

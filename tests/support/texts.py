@@ -9,7 +9,9 @@ words = st.text(
 
 pieces = st.one_of(
     words,
-    st.sampled_from(["the", "and", " river", "ü", "你好", "👩‍🚀", "e\u0301", "\r\n", "  ", "\t", "don't"]),
+    st.sampled_from(
+        ["the", "and", " river", "ü", "你好", "👩‍🚀", "e\u0301", "\r\n", "  ", "\t", "don't"]
+    ),
     st.sampled_from(["a", "=", "-", " ", "ab", "12", "\n", "的"]).flatmap(
         lambda piece: st.integers(1, 60).map(lambda times: piece * times)
     ),

