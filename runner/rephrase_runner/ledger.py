@@ -268,10 +268,20 @@ class Ledger:
             )
         return got.data
 
+    async def mark_parts_removed(self) -> None:
+        """Say before they go that the parts of the finished run are removed on purpose."""
+        marker = records.PartsRemoved(run=self.run)
+        await self.store.put_new(self.names.parts_removed, marker.to_bytes(), deadline_seconds=None)
+
+    async def parts_removed(self) -> bool:
+        """Whether the parts were removed on purpose."""
+        return await self.store.head(self.names.parts_removed) is not None
+
     async def sweep_unit(self, unit: int) -> None:
-        """Delete a unit's checkpoints. Only after its commit was read or written (ledger hole 7)."""
-        for meta in await self.store.list(self.names.checkpoints(unit)):
-            await self.store.delete(meta.name)
+        """Delete a unit's checkpoints and shares. Only after its commit was read or written (hole 7)."""
+        for folder in (self.names.checkpoints(unit), self.names.shares(unit)):
+            for meta in await self.store.list(folder):
+                await self.store.delete(meta.name)
 
     # -- the driver's objects --
 

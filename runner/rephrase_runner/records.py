@@ -264,6 +264,32 @@ class Manifest(Record):
     version: str
 
 
+class PartsRemoved(Record):
+    """`parts-removed.json`: somebody removed the parts of the finished run; they are not missing."""
+
+
+class Death(Record):
+    """`deaths/U/E`: the engine of a living worker died with these rows of the unit in flight."""
+
+    worker: str
+    node: str
+    cause: Literal["exit", "hang", "oom"]
+    in_flight: tuple[tuple[int, int], ...]
+    message: str
+
+
+class Window(Record):
+    """`windows/U/E-N`: these rows are about to be tried with nothing else in flight."""
+
+    rows: tuple[tuple[int, int], ...]
+
+
+class Share(Record):
+    """`shares/U/S`: a helper does this slice of the unit."""
+
+    worker: str
+
+
 class Names:
     """Names of one run's objects; numbers are padded so that names sort like numbers."""
 
@@ -309,6 +335,39 @@ class Names:
         """One checkpoint of the holder at `epoch`."""
         return f"{self.checkpoints(unit)}/e{epoch:04d}-{worker}-{number:04d}.parquet"
 
+    def shared(self, unit: int, slice_: int, worker: str, number: int) -> str:
+        """One checkpoint of a helper who does this slice."""
+        return f"{self.checkpoints(unit)}/s{slice_:04d}-{worker}-{number:04d}.parquet"
+
+    def shares(self, unit: int) -> str:
+        """Folder of a unit's shares."""
+        return f"{self.folder}/shares/{unit:08d}"
+
+    def share(self, unit: int, slice_: int) -> str:
+        """The share of one slice."""
+        return f"{self.shares(unit)}/{slice_:04d}.json"
+
+    def deaths(self, unit: int) -> str:
+        """Folder of a unit's recorded engine deaths."""
+        return f"{self.folder}/deaths/{unit:08d}"
+
+    def death(self, unit: int, epoch: int) -> str:
+        """The engine death at one epoch."""
+        return f"{self.deaths(unit)}/{epoch:04d}.json"
+
+    def windows(self, unit: int) -> str:
+        """Folder of a unit's windows."""
+        return f"{self.folder}/windows/{unit:08d}"
+
+    def window(self, unit: int, epoch: int, number: int) -> str:
+        """One window of the holder at `epoch`."""
+        return f"{self.windows(unit)}/{epoch:04d}-{number:04d}.json"
+
+    @property
+    def parts_removed(self) -> str:
+        """Says that the parts of a finished run were removed on purpose."""
+        return f"{self.folder}/parts-removed.json"
+
     @property
     def parts(self) -> str:
         """Folder of all parts."""
@@ -342,11 +401,9 @@ class Names:
 
 
 def unit_of(name: str) -> int:
-    """The unit a claim, checkpoint, part or commit belongs to, read from its name."""
-    tail = name.rsplit("/", 1)[1]
-    if "/claims/" in name or "/checkpoints/" in name:
-        tail = name.rsplit("/", 2)[1]
-    return int(tail[:8])
+    """The unit an object belongs to: `.../commits/U.json`, `.../parts/U-...` or `.../<kind>/U/...`."""
+    folder, tail = name.rsplit("/", 2)[1:]
+    return int(folder if folder.isdigit() else tail[:8])
 
 
 def data_file(prompt: str, group: int) -> str:

@@ -88,7 +88,8 @@ class Verification:
             self._fault(str(damage))
             return
         commits = await self._commits(plan, units)
-        await self._parts(plan, units, commits)
+        if not await self._book.parts_removed():
+            await self._parts(plan, units, commits)
         done = await self._groups(plan, units, commits)
         await self._strays(done)
         await self._manifest(plan, done)

@@ -8,16 +8,6 @@ import pytest
 from support.laptop import Laptop
 from support.runs import small_run
 
-HERE = Path(__file__).parent
-SECONDS = 300
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes take longer to start than functions: this tier's limit for a hang."""
-    for item in items:
-        if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SECONDS))
-
 
 @pytest.fixture
 def laptop(tmp_path: Path) -> Iterator[Laptop]:

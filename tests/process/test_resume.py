@@ -64,7 +64,6 @@ def test_a_run_that_loses_power_twice_ends_with_the_same_dataset(
 ) -> None:
     large_run(laptop, **SLOW)
 
-    known: dict[str, bytes] = {}
     for commits in (8, 22):
         laptop.start_run("--workers", "4")
         laptop.wait_for_commits(commits)
@@ -107,7 +106,7 @@ def test_workers_and_driver_end_by_themselves_when_rephrase_run_is_killed(laptop
 
     laptop.processes("run")[0].signal(signal.SIGKILL)
 
-    wait_until(lambda: not laptop.processes(), "all children have ended", seconds=10)
+    wait_until(lambda: not laptop.processes(), "all children have ended", within=10)
     beats = [
         laptop.record(str(path.relative_to(laptop.output))) for path in laptop.ledger("workers")
     ]
@@ -125,4 +124,4 @@ def test_a_worker_that_still_loads_its_model_ends_when_rephrase_run_is_killed(
 
     laptop.processes("run")[0].signal(signal.SIGKILL)
 
-    wait_until(lambda: not laptop.processes(), "all children have ended", seconds=10)
+    wait_until(lambda: not laptop.processes(), "all children have ended", within=10)

@@ -6,19 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_PLACES = [
-    "harbor",
-    "valley",
-    "market",
-    "bridge",
-    "orchard",
-    "lighthouse",
-    "station",
-    "quarry",
-    "library",
-    "mill",
-]
-_DOINGS = [
+_PLACES = ("harbor", "valley", "market", "bridge", "orchard", "station", "quarry", "library")
+_DOINGS = (
     "repairs",
     "ships",
     "counts",
@@ -27,10 +16,9 @@ _DOINGS = [
     "measures",
     "records",
     "studies",
-    "carries",
     "guards",
-]
-_THINGS = [
+)
+_THINGS = (
     "grain",
     "copper",
     "letters",
@@ -41,16 +29,15 @@ _THINGS = [
     "cloth",
     "honey",
     "glass",
-    "tiles",
-]
+)
 
 
 def a_text(number: int) -> str:
     """The text of document `number`: some thirty words."""
-    place = _PLACES[number % 10]
+    place = _PLACES[number % 8]
     sentences = [
-        f"The {place} of district {number} {_DOINGS[(number + k) % 10]} "
-        f"{_THINGS[(number * 7 + k) % 11]} {_DOINGS[(number // 10 + k) % 10]} in year {1700 + k}."
+        f"The {place} of district {number} {_DOINGS[(number + k) % 9]} "
+        f"{_THINGS[(number * 7 + k) % 10]} {_DOINGS[(number // 9 + k) % 9]} in year {1700 + k}."
         for k in range(3)
     ]
     return " ".join(sentences)

@@ -106,7 +106,7 @@ class Laptop:
         self.source = folder / "source"
         self.output = folder / "output"
         self.state = folder / "state"
-        self._commands = 0
+        self._commands: list[Command] = []
 
     def write(self, manifest: Mapping[str, Any]) -> None:
         """Make this the manifest of `run`."""
@@ -127,8 +127,8 @@ class Laptop:
 
     def start(self, *args: str, environment: Mapping[str, str] | None = None) -> Command:
         """Start `rephrase` with these arguments."""
-        self._commands += 1
-        out, err = (self.folder / f"{end}-{self._commands}.txt" for end in ("out", "err"))
+        number = len(self._commands) + 1
+        out, err = (self.folder / f"{end}-{number}.txt" for end in ("out", "err"))
         with out.open("wb") as to_out, err.open("wb") as to_err:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rephrase_runner", *args],
@@ -139,7 +139,8 @@ class Laptop:
                 stderr=to_err,
                 start_new_session=True,
             )
-        return Command(process, out, err)
+        self._commands.append(Command(process, out, err))
+        return self._commands[-1]
 
     def rephrase(
         self, *args: str, environment: Mapping[str, str] | None = None, within: float = 120
@@ -149,7 +150,7 @@ class Laptop:
 
     def start_run(self, *args: str) -> Command:
         """Start `rephrase run` of the manifest."""
-        return self.start("run", self.manifest.name, *args)
+        return self.start("run", *args, self.manifest.name)
 
     def run(self, *args: str, within: float = 120) -> Ended:
         """`rephrase run` to its end; no process of it is left then."""
@@ -177,10 +178,12 @@ class Laptop:
         return [process for process in found if not kinds or process.kind in kinds]
 
     def lose_power(self) -> None:
-        """Kill everything with -9, whoever could start it again first."""
-        for process in [*self.processes("run"), *self.processes("driver", "worker")]:
+        """Kill everything with -9, those that start others first."""
+        for process in sorted(self.processes(), key=lambda process: process.kind != "run"):
             process.signal(signal.SIGKILL)
         wait_until(lambda: not self.processes(), "all processes are gone")
+        for command in self._commands:
+            command.process.wait()
 
     # -- what was written -------------------------------------------------------------------------
 

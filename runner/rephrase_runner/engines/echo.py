@@ -87,17 +87,19 @@ def _parse(args: Sequence[str]) -> Arguments:
 
 
 def _not_negative(value: str) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
+        raise argparse.ArgumentTypeError(f"must be a number from 0 on, got {value}")
     return number
 
 
 def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return number
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {value}")
+    return int(value)
 
 
 def _text(value: str) -> str:

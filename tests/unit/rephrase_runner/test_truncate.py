@@ -94,7 +94,7 @@ def test_only_the_head_of_a_long_text_is_encoded() -> None:
     assert sum(tokenizer.lengths) < 12 * (6000 + MARGIN_TOKENS)
 
 
-def test_a_text_with_few_tokens_is_encoded_at_most_four_thirds_times() -> None:
+def test_the_strangest_text_costs_less_than_encoding_it_three_times() -> None:
     class Blanks(CountingTokenizer):
         """A tokenizer that makes one token of a thousand blanks."""
 
@@ -105,7 +105,7 @@ def test_a_text_with_few_tokens_is_encoded_at_most_four_thirds_times() -> None:
     tokenizer, text = Blanks(), " " * 3_000_000
 
     assert len(encode_head(tokenizer, text, 6000)) == 3000
-    assert sum(tokenizer.lengths) < len(text) * 4 / 3 + 1
+    assert sum(tokenizer.lengths) < len(text) * 7 / 3
 
 
 def test_a_cut_is_laid_between_two_words() -> None:

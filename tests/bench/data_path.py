@@ -1,0 +1,166 @@
+"""`make bench`: what the data path costs without a model. Prints figures; fails only on wrong results.
+
+Two measurements, both with the engine Echo, which answers at once:
+- a whole `rephrase run` of DOCUMENTS documents in four prompts on this machine, then `rephrase verify`;
+- encoding one part, in this process.
+
+    make bench ARGS='--documents 50000 --workers 2'
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from rephrase_runner import parts
+from rephrase_runner.rows import Key, Sample, Status
+
+PROMPTS = ("faq", "math", "table", "tutorial")
+DOCUMENT_BYTES = 4_000
+"""About 1,000 tokens, as in FineWeb-Edu."""
+ANSWER_TOKENS = 360
+"""The mean of FinePhrase's four prompts."""
+PART_SAMPLES = 8_000
+
+
+def main() -> None:
+    """Measure, check, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    print(
+        f"rephrase {version('rephrase')}, Python {platform.python_version()}, pyarrow "
+        f"{version('pyarrow')}, {os.cpu_count()} cores, {platform.machine()}"
+    )
+    with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
+        measure_run(Path(folder), options.documents, options.workers)
+    measure_encoding()
+
+
+def measure_run(folder: Path, documents: int, workers: int) -> None:
+    """A run from its start to its manifest, and its verification."""
+    size = write_source(folder / "source", documents)
+    manifest = folder / "run.yaml"
+    manifest.write_text(yaml.safe_dump(a_manifest()), encoding="utf-8")
+    seconds = rephrase(folder, "run", "run.yaml", "--workers", str(workers))
+    checking = rephrase(folder, "verify", "output")
+    found = json.loads((folder / "output/_run/manifest.json").read_bytes())
+    written = sum(counts["written"] for counts in found["counts"].values())
+    if written != documents * len(PROMPTS):
+        raise SystemExit(f"{written} samples of {documents * len(PROMPTS)} were written")
+    working = working_seconds(folder / "output")
+    print(f"run: {documents:,} documents ({size / 1e6:,.0f} MB) x {len(PROMPTS)} prompts")
+    print(f"  whole run, {workers} worker(s)   {seconds:8.1f} s   {rate(documents, seconds)}")
+    print(f"  first to last unit       {working:8.1f} s   {rate(documents, working)}")
+    print(f"  rephrase verify          {checking:8.1f} s   {rate(documents, checking)}")
+
+
+def rate(documents: int, seconds: float) -> str:
+    """Documents and samples per second."""
+    per_second = documents / seconds
+    return f"{per_second:8,.0f} documents/s {per_second * len(PROMPTS):8,.0f} samples/s"
+
+
+def write_source(folder: Path, documents: int) -> int:
+    """Text that differs from row to row and compresses about as text does; returns its bytes."""
+    folder.mkdir()
+    words = [hashlib.sha256(b"%d" % number).hexdigest()[: 2 + number % 9] for number in range(4096)]
+    length = DOCUMENT_BYTES // 7
+    texts = []
+    for number in range(documents):
+        first = number * 31 % len(words)
+        step = 1 + number % 61
+        chosen = [words[(first + step * place) % len(words)] for place in range(length)]
+        texts.append(f"Document {number}. {' '.join(chosen)}")
+    ids = [f"document-{number}" for number in range(documents)]
+    pq.write_table(pa.table({"id": ids, "text": texts}), folder / "a.parquet", row_group_size=1000)
+    return sum(map(len, texts))
+
+
+def a_manifest() -> dict[str, Any]:
+    """The run that is measured."""
+    engine = {"type": "Echo", "args": [f"--output-tokens={ANSWER_TOKENS}"]}
+    return {
+        "apiVersion": "rephrase.io/v1alpha1",
+        "kind": "RephraseRun",
+        "metadata": {"name": "bench"},
+        "spec": {
+            "source": {"uri": "source", "columns": {"id": "id"}},
+            "prompts": [{"name": name, "builtIn": name} for name in PROMPTS],
+            "model": {"name": "echo", "engine": engine},
+            "output": {"uri": "output"},
+        },
+    }
+
+
+def rephrase(folder: Path, *arguments: str) -> float:
+    """Run the command in `folder`; returns its seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "rephrase_runner", *arguments],
+        cwd=folder,
+        env=os.environ | {"XDG_STATE_HOME": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"rephrase {arguments[0]} failed:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - started
+
+
+def working_seconds(output: Path) -> float:
+    """From the first claim to the last commit, without start and publishing."""
+    claims = [path.stat().st_mtime for path in output.glob("_run/*/claims/*/*.json")]
+    commits = [path.stat().st_mtime for path in output.glob("_run/*/commits/*.json")]
+    return max(commits) - min(claims)
+
+
+def measure_encoding() -> None:
+    """One part of the size a unit of 2,000 documents makes."""
+    text = "It is what the rewrite of one document looks like, more or less. " * 22
+    samples = [
+        Sample(
+            key=Key(0, row, prompt, 0),
+            source_id=f"document-{row}",
+            status=Status.WRITTEN,
+            text=f"{row} {prompt} {text}",
+            finish_reason="stop",
+            prompt_tokens=1100,
+            completion_tokens=ANSWER_TOKENS,
+        )
+        for row in range(PART_SAMPLES // len(PROMPTS))
+        for prompt in PROMPTS
+    ]
+    origin = parts.Origin(run="bench", unit=0, plan="", etag="", filtered=0)
+    started = time.perf_counter()
+    data = parts.encode(samples, origin=origin, kept=pa.schema([]), source_files=["a.parquet"])
+    encoding = time.perf_counter() - started
+    started = time.perf_counter()
+    decoded = parts.decode(data)[1]
+    decoding = time.perf_counter() - started
+    if decoded != samples:
+        raise SystemExit("a part does not hold the samples it was made of")
+    size = sum(len(sample.text) for sample in samples) / 1e6
+    print(
+        f"part: {len(samples):,} samples, {size:,.1f} MB of text, {len(data) / 1e6:,.1f} MB encoded"
+    )
+    print(f"  encode                   {encoding:8.2f} s   {size / encoding:8,.0f} MB/s of text")
+    print(f"  decode                   {decoding:8.2f} s   {size / decoding:8,.0f} MB/s of text")
+
+
+if __name__ == "__main__":
+    main()
