@@ -8,6 +8,9 @@ SHELL := bash
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
+# Trust whom the machine trusts, as pip does: a company's network may have a certificate of its own.
+export UV_SYSTEM_CERTS := 1
+export UV_NATIVE_TLS := 1
 ENGINE := vllm
 MODEL :=
 # vllm on a machine with an NVIDIA GPU
@@ -65,7 +68,7 @@ $(SYNCED): pyproject.toml uv.lock | $(UV)
 $(OWN_UV):
 	@echo 'uv is not here; installing it into .tools/'
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	&& { python3 -m pip install --quiet --target .tools/uv uv \
+	&& { python3 -m pip install --quiet --root-user-action ignore --target .tools/uv uv \
 	  || { python3 -m venv .tools/venv && .tools/venv/bin/pip install --quiet --target .tools/uv uv; }; } \
 	|| { echo 'make needs uv, or Python 3.11 (python3) with pip or venv to install it. On Debian:' \
 	  'apt-get install python3-pip. Elsewhere, install uv as its documentation says.' >&2; exit 1; }

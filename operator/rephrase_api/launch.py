@@ -89,4 +89,7 @@ class WorkerLaunch(Launch):
     heartbeat_seconds: float = Field(10, gt=0)
     lease_seconds: float = Field(60, gt=0)
     checkpoint_seconds: float = Field(60, gt=0)
+    hang_seconds: float = Field(180, gt=0, description="An engine silent for so long is dead.")
     request_attempts: int = Field(3, ge=1)
+    engine_kills: int = Field(2, ge=1)
+    engine_rebuilds: int = Field(3, ge=0)

@@ -32,6 +32,12 @@ class Slots:
             self._freed.clear()
             await self._freed.wait()
 
+    async def none_taken(self) -> None:
+        """Wait until nothing is in flight."""
+        while self.taken:
+            self._freed.clear()
+            await self._freed.wait()
+
     def give(self, count: int) -> None:
         """These requests are answered."""
         self.taken -= count
@@ -69,6 +75,11 @@ class Answerer:
         """Samples of a document that need no engine: it is empty, broken, or does not fit."""
         for key, problem in prepared.problems:
             self._record(holding, holding.outcome(prepared.document, key, problem))
+
+    def record(self, prepared: Prepared, holding: Holding, problem: Problem) -> None:
+        """Give a document up: the problem for every key that would have been asked."""
+        for asked in prepared.requests:
+            self._record(holding, holding.outcome(prepared.document, asked.key, problem))
 
     async def answer(self, prepared: Prepared, holding: Holding) -> None:
         """Ask until each request of one document has its sample. Its slots must have been taken.
@@ -118,12 +129,12 @@ class Answerer:
         return self._preparer.sample(document, asked, outcome, attempts=attempt, source_text=text)
 
     def _record(self, holding: Holding, sample: Sample) -> None:
+        holding.add(sample)
         self._vitals.sample(
             sample.prompt_tokens,
             sample.completion_tokens,
             failed=sample.status is Status.FAILED,
         )
-        holding.add(sample)
 
 
 def _again(asked: Asked, attempt: int) -> Asked:

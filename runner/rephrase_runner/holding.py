@@ -1,4 +1,4 @@
-"""One unit in a worker's hands: its samples so far, what is checkpointed, when it is done.
+"""One unit (or a helper's slice of one) in a worker's hands: its samples so far, and when it is done.
 
 No I/O. The worker feeds documents in and outcomes as they come; at the end the account must close:
 one sample for every key of the unit.
@@ -22,6 +22,7 @@ class Holding:
         rollouts: per prompt of the run.
         include_source_text: keep the document with each sample.
         since: the loop's clock when it was claimed, seconds.
+        slice_: set if this is only a slice of another worker's unit that we help with.
     """
 
     def __init__(
@@ -32,35 +33,38 @@ class Holding:
         *,
         include_source_text: bool,
         since: float,
+        slice_: int | None = None,
     ) -> None:
         self.unit = unit
         self.epoch = epoch
+        self.since = since
+        self.slice = slice_
         self.samples: dict[Key, Sample] = {}
         self.reused = 0
         self.checkpoints = 0
         self.filtered: int | None = None
+        self.next_row = unit.first_row
+        """First row that has not been submitted."""
         self.lost = False
         """Set once the unit was taken over or given up: nothing more is to be written for it."""
         self.finishing = False
         """Set once the part is being written: from then on it commits or loses to another commit."""
+        self.shared = False
+        """Set once a helper was seen at work on it."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Documents that are being answered."""
-        self.since = since
+        self.in_flight: set[int] = set()
+        """Their rows. A row stays here if its answer was cut off: evidence after an engine death."""
         self._rollouts = dict(rollouts)
         self._include_source_text = include_source_text
         self._unsaved: list[Sample] = []
-
-    @property
-    def keys_per_row(self) -> int:
-        """Samples of one document."""
-        return sum(self._rollouts.values())
 
     @property
     def expected(self) -> int | None:
         """How many keys the unit has; None until its last row has been read."""
         if self.filtered is None:
             return None
-        return (self.unit.rows - self.filtered) * self.keys_per_row
+        return (self.unit.rows - self.filtered) * sum(self._rollouts.values())
 
     @property
     def complete(self) -> bool:
@@ -71,15 +75,19 @@ class Holding:
         """For the heartbeat."""
         expected = self.expected
         if expected is None:
-            expected = self.unit.rows * self.keys_per_row
+            expected = self.unit.rows * sum(self._rollouts.values())
         return Hold(
-            unit=self.unit.index, epoch=self.epoch, left=max(0, expected - len(self.samples))
+            unit=self.unit.index,
+            epoch=self.epoch,
+            next=self.next_row,
+            left=max(0, expected - len(self.samples)),
         )
 
     def reuse(self, samples: Mapping[Key, Sample]) -> None:
-        """Take over what an earlier holder finished."""
-        self.samples.update(samples)
-        self.reused += len(samples)
+        """Take over what others finished; what is here already stays."""
+        fresh = {key: sample for key, sample in samples.items() if key not in self.samples}
+        self.samples.update(fresh)
+        self.reused += len(fresh)
 
     def missing(self, document: Document) -> list[Key]:
         """Keys of a document that have no sample yet, prompt by prompt."""
@@ -90,12 +98,21 @@ class Holding:
             if (key := Key(document.file, document.row, prompt, rollout)) not in self.samples
         ]
 
-    def add(self, sample: Sample) -> None:
-        """Record the outcome of one key."""
+    def done_rows(self) -> set[int]:
+        """Rows whose keys all have a sample."""
+        counts: dict[int, int] = {}
+        for key in self.samples:
+            counts[key.row] = counts.get(key.row, 0) + 1
+        per_row = sum(self._rollouts.values())
+        return {row for row, count in counts.items() if count == per_row}
+
+    def add(self, sample: Sample) -> bool:
+        """Record the outcome of one key; False if somebody else's sample was taken over meanwhile."""
         if sample.key in self.samples:
-            raise AssertionError(f"two samples for {sample.key}")
+            return False
         self.samples[sample.key] = sample
         self._unsaved.append(sample)
+        return True
 
     async def cancel(self) -> None:
         """Stop answering; when it returns, nothing more will be added."""
@@ -107,6 +124,7 @@ class Holding:
         """Drop all samples: the source is not what was planned (ledger protocol, section 5)."""
         self.samples.clear()
         self._unsaved.clear()
+        self.in_flight.clear()
         self.reused = 0
 
     def outcome(
@@ -134,11 +152,15 @@ class Holding:
         saved, self._unsaved = self._unsaved, []
         return saved
 
+    def keep_unsaved(self, samples: list[Sample]) -> None:
+        """These were not saved after all."""
+        self._unsaved = samples + self._unsaved
+
     def close(self) -> list[Sample]:
         """All samples of the finished unit.
 
         Raises:
-            LedgerDamaged: there are more samples than keys: an earlier checkpoint holds foreign rows.
+            LedgerDamaged: there are more samples than keys: a checkpoint holds foreign rows.
         """
         expected = self.expected
         if expected is None or len(self.samples) != expected:

@@ -6,7 +6,7 @@ can be read is read.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rephrase_api.errors import LedgerDamaged, SpecMismatch
 from rephrase_api.semantic import diff
 from rephrase_runner import parts, records
-from rephrase_runner.claims import Seen
+from rephrase_runner.claims import Seen, runs
 from rephrase_runner.records import (
     Claim,
     Commit,
@@ -35,6 +35,7 @@ from rephrase_runner.records import (
 )
 from rephrase_runner.rows import Key, Sample
 from rephrase_runner.store import Got, Meta, Outcome, Store
+from rephrase_runner.suspects import Death, End, Silence
 from rephrase_runner.units import Unit
 
 R = TypeVar("R", bound=Record)
@@ -185,11 +186,8 @@ class Ledger:
 
     # -- a unit's results --
 
-    async def write_checkpoint(
-        self, unit: int, epoch: int, worker: str, number: int, data: bytes
-    ) -> None:
-        """Keep finished samples of a unit that is not done."""
-        name = self.names.checkpoint(unit, epoch, worker, number)
+    async def write_checkpoint(self, name: str, data: bytes) -> None:
+        """Keep finished samples of a unit that is not done. `name` carries the writer and a number."""
         await self.store.put_new(name, data, bulk=True, own_name=True)
 
     async def checkpoints(
@@ -225,6 +223,66 @@ class Ledger:
                 filtered = origin.filtered
             usable.append((got.meta.name, [s for s in samples if planned_keys(s.key)]))
         return Checkpointed(parts.merge(usable), filtered, unreadable)
+
+    # -- poison (section 6) and shares (section 7) --
+
+    async def history(self, unit: int, epoch: int) -> list[End]:
+        """How the holders of a unit before `epoch` ended, oldest first; releases are left out.
+
+        A holder that recorded an engine death ended by that. One that was called stale by the next
+        claim went silent, in his last window if he had written any.
+        """
+        deaths = {
+            _number(meta.name): meta.name for meta in await self.store.list(self.names.deaths(unit))
+        }
+        windows: dict[int, str] = {}
+        for meta in await self.store.list(self.names.windows(unit)):
+            windows[_number(meta.name)] = meta.name  # sorted: the last of each epoch stays
+        ends: list[End] = []
+        for earlier in range(1, epoch):
+            if earlier in deaths:
+                death = await _read(self.store, deaths[earlier], records.Death)
+                if death is not None:
+                    rows = frozenset(_rows(death.in_flight))
+                    ends.append(Death(earlier, rows, name=deaths[earlier]))
+                continue
+            claim = await _read(self.store, self.names.claim(unit, earlier + 1), Claim)
+            if claim is None or claim.why != "stale":
+                continue
+            name = windows.get(earlier, "")
+            window = await _read(self.store, name, records.Window) if name else None
+            rows = frozenset(_rows(window.rows)) if window is not None else frozenset()
+            ends.append(Silence(earlier, rows, name=name or self.names.claim(unit, earlier + 1)))
+        return ends
+
+    async def record_death(self, unit: int, epoch: int, death: records.Death) -> None:
+        """Say which rows were in flight when the engine died."""
+        await self.store.put_new(self.names.death(unit, epoch), death.to_bytes())
+
+    async def open_window(self, unit: int, epoch: int, number: int, rows: Collection[int]) -> None:
+        """Say, before they are submitted, that these rows will be alone in flight."""
+        window = records.Window(run=self.run, rows=tuple(runs(sorted(rows))))
+        name = self.names.window(unit, epoch, number)
+        await self.store.put_new(name, window.to_bytes(), deadline_seconds=None)
+
+    async def take_share(self, unit: int, slice_: int, worker: str) -> Outcome:
+        """Say that a slice of another's unit is being helped with."""
+        share = records.Share(run=self.run, worker=worker)
+        return await self.store.put_new(self.names.share(unit, slice_), share.to_bytes())
+
+    async def shared_slices(self, unit: int) -> dict[int, str]:
+        """Slices of a unit that helpers took, with the helper."""
+        listed = await self.store.list(self.names.shares(unit))
+        found = await gather_bounded(
+            [_read(self.store, meta.name, records.Share) for meta in listed]
+        )
+        return {
+            _number(meta.name): share.worker
+            for meta, share in zip(listed, found, strict=True)
+            if share is not None
+        }
+
+    # -- parts and commits --
 
     async def write_part(self, unit: int, epoch: int, worker: str, data: bytes) -> str:
         """Store a unit's part; returns its name once it is certainly there (ledger hole 5)."""
@@ -359,6 +417,15 @@ class KeyFilter:
             and unit.first_row <= key.row < unit.first_row + unit.rows
             and 0 <= key.rollout < self._rollouts.get(key.prompt, 0)
         )
+
+
+def _number(name: str) -> int:
+    """The epoch or slice an object's name begins with."""
+    return int(name.rsplit("/", 1)[1][:4])
+
+
+def _rows(ranges: Iterable[tuple[int, int]]) -> Iterable[int]:
+    return (row for first, end in ranges for row in range(first, end))
 
 
 _VOID = "Restore it, or delete the commit of unit {unit} so that the unit is done again."

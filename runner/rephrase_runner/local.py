@@ -227,6 +227,8 @@ class Supervisor:
             lease_seconds=spec.durability.lease_seconds,
             checkpoint_seconds=spec.durability.checkpoint_seconds,
             request_attempts=spec.retries.request_attempts,
+            engine_kills=spec.retries.document_engine_kills,
+            engine_rebuilds=spec.retries.engine_rebuilds,
         )
 
     def _device(self, slot: int) -> dict[str, str]:

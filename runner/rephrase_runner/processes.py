@@ -30,6 +30,7 @@ from rephrase_api.v1alpha1.source import SourceFormat
 from rephrase_runner import driver, engines, health
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Engine, Request, Sampling
+from rephrase_runner.job import Job, Pace
 from rephrase_runner.ledger import Ledger, read_spec
 from rephrase_runner.preflight import engine_settings
 from rephrase_runner.prepare import Preparer
@@ -38,7 +39,7 @@ from rephrase_runner.records import SpecRecord
 from rephrase_runner.source import Reader
 from rephrase_runner.store import StorageOptions, Store, is_local
 from rephrase_runner.vitals import Vitals
-from rephrase_runner.worker import Job, Pace, Worker
+from rephrase_runner.worker import Worker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -174,7 +175,6 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         raise LedgerDamaged(
             "the run has no plan yet", where=store.uri, remedy="Start workers once it is planned."
         )
-    units = await ledger.units(plan)
     if await ledger.manifest() is not None:
         logger.info("nothing to do: the run is complete")
         return
@@ -184,56 +184,62 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         max_model_length=record.resolved.max_model_length,
         gpus=launch.gpus,
     ).with_args(launch.engine_args)
-    engine = await _load(settings, drain)
-    try:
-        prompts = compile_prompts(
-            record.resolved.prompts,
+    kept = schema_from_text(plan.kept_schema)
+    source = StorageOptions.of(launch.source_storage)
+
+    def compiled(engine: Engine) -> tuple[CompiledPrompt, ...]:
+        system_message = record.resolved.system_message
+        return compile_prompts(
+            record.resolved.prompts, engine.tokenizer, system_message=system_message
+        )
+
+    async def build() -> Engine:
+        started = loop.time()
+        engine = await _load(settings)
+        await _warm_up(engine, compiled(engine))
+        logger.info("engine ready", extra={"seconds": round(loop.time() - started, 1)})
+        return engine
+
+    worker = Worker(
+        ledger,
+        Job(
+            plan=plan,
+            units=await ledger.units(plan),
+            rollouts={prompt.name: prompt.rollouts for prompt in record.resolved.prompts},
+            kept=kept,
+            include_source_text=spec.output.include_source_text,
+            request_attempts=launch.request_attempts,
+            engine_kills=launch.engine_kills,
+            engine_rebuilds=launch.engine_rebuilds,
+        ),
+        build=build,
+        preparer=lambda engine: Preparer(
+            compiled(engine),
             engine.tokenizer,
-            system_message=record.resolved.system_message,
-        )
-        await until_drained(_warm_up(engine, prompts), drain)
-        logger.info("engine ready", extra={"seconds": round(loop.time() - vitals.started, 1)})
-        kept = schema_from_text(plan.kept_schema)
-        worker = Worker(
-            ledger,
-            Job(
-                plan=plan,
-                units=units,
-                rollouts={prompt.name: prompt.rollouts for prompt in record.resolved.prompts},
-                kept=kept,
-                include_source_text=spec.output.include_source_text,
-                request_attempts=launch.request_attempts,
-            ),
-            reader=Reader(
-                spec.source,
-                plan.files,
-                format=SourceFormat(plan.format),
-                kept=kept,
-                storage=StorageOptions.of(launch.source_storage),
-            ),
-            preparer=Preparer(
-                prompts,
-                engine.tokenizer,
-                context_tokens=engine.context_tokens,
-                max_document_tokens=spec.source.max_document_tokens,
-                seed=spec.sampling.seed,
-                quality=spec.quality,
-            ),
-            engine=engine,
-            vitals=vitals,
-            identity=_identity(launch),
-            start=launch.start,
-            pace=Pace(
-                heartbeat=launch.heartbeat_seconds,
-                lease=launch.lease_seconds,
-                checkpoint=launch.checkpoint_seconds,
-                poll=LOCAL_POLL_SECONDS if store.local else REMOTE_POLL_SECONDS,
-            ),
-            drain=drain,
-        )
+            context_tokens=engine.context_tokens,
+            max_document_tokens=spec.source.max_document_tokens,
+            seed=spec.sampling.seed,
+            quality=spec.quality,
+        ),
+        reader=Reader(
+            spec.source, plan.files, format=SourceFormat(plan.format), kept=kept, storage=source
+        ),
+        vitals=vitals,
+        identity=_identity(launch),
+        start=launch.start,
+        pace=Pace(
+            heartbeat=launch.heartbeat_seconds,
+            lease=launch.lease_seconds,
+            checkpoint=launch.checkpoint_seconds,
+            poll=LOCAL_POLL_SECONDS if store.local else REMOTE_POLL_SECONDS,
+            hang=launch.hang_seconds,
+        ),
+        drain=drain,
+    )
+    try:
         await worker.run()
     finally:
-        engine.close()
+        worker.close()
 
 
 async def _open_run(store: Store, launch: WorkerLaunch) -> tuple[SpecRecord, Ledger]:
@@ -271,11 +277,12 @@ def _identity(launch: WorkerLaunch) -> dict[str, Any]:
     }
 
 
-async def _load(settings: engines.EngineSettings, drain: asyncio.Event) -> Engine:
-    """Build the engine in a thread; a drain meanwhile ends the process at once."""
+async def _load(settings: engines.EngineSettings) -> Engine:
+    """Build the engine in a thread of its own; a drain meanwhile ends the process at once."""
     threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
     building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
-    return await until_drained(building, drain)
+    threads.shutdown(wait=False)
+    return await building
 
 
 async def _warm_up(engine: Engine, prompts: Sequence[CompiledPrompt]) -> None:

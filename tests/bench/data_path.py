@@ -32,7 +32,9 @@ DOCUMENT_BYTES = 4_000
 """About 1,000 tokens, as in FineWeb-Edu."""
 ANSWER_TOKENS = 360
 """The mean of FinePhrase's four prompts."""
+ANSWER_BYTES = ANSWER_TOKENS * 4
 PART_SAMPLES = 8_000
+"""Of a unit of 2,000 documents in four prompts."""
 
 
 def main() -> None:
@@ -75,19 +77,22 @@ def rate(documents: int, seconds: float) -> str:
 
 
 def write_source(folder: Path, documents: int) -> int:
-    """Text that differs from row to row and compresses about as text does; returns its bytes."""
+    """A Parquet file of documents; returns the bytes of their text."""
     folder.mkdir()
-    words = [hashlib.sha256(b"%d" % number).hexdigest()[: 2 + number % 9] for number in range(4096)]
-    length = DOCUMENT_BYTES // 7
-    texts = []
-    for number in range(documents):
-        first = number * 31 % len(words)
-        step = 1 + number % 61
-        chosen = [words[(first + step * place) % len(words)] for place in range(length)]
-        texts.append(f"Document {number}. {' '.join(chosen)}")
+    texts = [a_text(number, DOCUMENT_BYTES) for number in range(documents)]
     ids = [f"document-{number}" for number in range(documents)]
     pq.write_table(pa.table({"id": ids, "text": texts}), folder / "a.parquet", row_group_size=1000)
     return sum(map(len, texts))
+
+
+WORDS = [hashlib.sha256(b"%d" % number).hexdigest()[: 2 + number % 9] for number in range(4096)]
+
+
+def a_text(number: int, size: int) -> str:
+    """Text of about `size` bytes that no other number has, made of 4,096 words."""
+    first, step = number * 31, 1 + number % 61 * 2
+    chosen = [WORDS[(first + step * place) % len(WORDS)] for place in range(size // 7)]
+    return f"Document {number}. {' '.join(chosen)}"
 
 
 def a_manifest() -> dict[str, Any]:
@@ -130,20 +135,19 @@ def working_seconds(output: Path) -> float:
 
 
 def measure_encoding() -> None:
-    """One part of the size a unit of 2,000 documents makes."""
-    text = "It is what the rewrite of one document looks like, more or less. " * 22
+    """One part to bytes and back."""
     samples = [
         Sample(
             key=Key(0, row, prompt, 0),
             source_id=f"document-{row}",
             status=Status.WRITTEN,
-            text=f"{row} {prompt} {text}",
+            text=a_text(row * len(PROMPTS) + place, ANSWER_BYTES),
             finish_reason="stop",
             prompt_tokens=1100,
             completion_tokens=ANSWER_TOKENS,
         )
         for row in range(PART_SAMPLES // len(PROMPTS))
-        for prompt in PROMPTS
+        for place, prompt in enumerate(PROMPTS)
     ]
     origin = parts.Origin(run="bench", unit=0, plan="", etag="", filtered=0)
     started = time.perf_counter()

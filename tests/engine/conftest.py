@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.tiers import ROOT
 
 # vLLM reads them when it is imported, and its processes inherit them

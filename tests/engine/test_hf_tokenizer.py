@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.texts import long_texts, texts
 
 from rephrase_api.errors import InvalidModel
 from rephrase_runner.engines.hf_tokenizer import HFTokenizer
 from rephrase_runner.truncate import encode_head
+from support.texts import long_texts, texts
 
 pytestmark = pytest.mark.filterwarnings("default")  # of transformers, at import
 
@@ -34,7 +34,6 @@ def test_a_text_has_the_tokens_that_transformers_gives_it(
     assert tokenizer.encode(text) == transformers_tokenizer.encode(
         text, add_special_tokens=False, split_special_tokens=True
     )
-    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(text=st.one_of(texts, long_texts), max_tokens=st.integers(1, 40))

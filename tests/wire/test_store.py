@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.scripted_s3 import Fault, ScriptedS3, scripted_s3
 
 from rephrase_api.errors import AccessRefused, InvalidSpec
 from rephrase_runner.store import Outcome, StorageOptions, Store, Unclear, probe
+from support.scripted_s3 import Fault, ScriptedS3, scripted_s3
 
 
 @pytest.fixture

@@ -95,6 +95,8 @@ class Engine(Protocol):
     """Prompt plus completion must fit in this many tokens."""
     max_in_flight: int
     """Requests to keep submitted so that the engine is never idle."""
+    steps: int
+    """Grows with every sign of life; standing still with requests in flight, the engine hangs."""
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """Answer all `requests`, submitted together and in their order; return when all are answered.

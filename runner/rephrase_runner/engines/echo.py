@@ -168,6 +168,7 @@ class EchoEngine:
         self.context_tokens = context_tokens
         self.max_in_flight = arguments.concurrency
         self._arguments = arguments
+        self.steps = 0
         self._slots = asyncio.Semaphore(arguments.concurrency)
         self._dead = asyncio.Event()
         self._failures: Counter[int] = Counter()
@@ -229,6 +230,7 @@ class EchoEngine:
         return self._complete(request, prompt)
 
     def _complete(self, request: Request, prompt: bytes) -> Completion:
+        self.steps += 1
         sampling = request.sampling
         # as in a model, the seed does not matter where the likeliest token is always taken
         seed = request.seed if request.seed and sampling.temperature > 0 else 0

@@ -41,7 +41,7 @@ def check(settings: EngineSettings) -> None:
     Raises:
         InvalidSpec: an unknown flag, a bad value, or arguments that contradict the spec.
     """
-    _engine_args(settings)
+    _arguments(settings)
 
 
 def build(settings: EngineSettings) -> "VLLMEngine":
@@ -51,7 +51,8 @@ def build(settings: EngineSettings) -> "VLLMEngine":
         InvalidSpec, InvalidModel, AccessRefused: vLLM refuses arguments or model, before loading anything.
         EngineFailed: it did not start.
     """
-    engine_args = _engine_args(settings)
+    arguments = _arguments(settings)
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.tokenizers import cached_tokenizer_from_config
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -62,7 +63,7 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     context = UsageContext.LLM_CLASS
     kills = oom_kills()
     try:
-        config = engine_args.create_engine_config(context)
+        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(context)
         tokenizer = cached_tokenizer_from_config(config.model_config)
     except Exception as error:
         raise model_error(error, settings.model) from error
@@ -79,10 +80,9 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     return VLLMEngine(engine, tokenizer, kills)
 
 
-def _engine_args(settings: EngineSettings) -> Any:  # noqa: ANN401 - AsyncEngineArgs
-    """vLLM's arguments: what the spec says, then `args`, then what suits a worker."""
+def _arguments(settings: EngineSettings) -> argparse.Namespace:
+    """vLLM's arguments: what `args` and the spec say, and what suits a worker."""
     _prepare_environment()
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
     values = _parse(settings.args)
@@ -100,7 +100,7 @@ def _engine_args(settings: EngineSettings) -> Any:  # noqa: ANN401 - AsyncEngine
     _spread(values, 0 if on_cpu else settings.gpu_count)
     if on_cpu:
         _suit_cpu(values, uses_seeds=settings.uses_seeds)
-    return AsyncEngineArgs.from_cli_args(values)
+    return values
 
 
 def _prepare_environment() -> None:

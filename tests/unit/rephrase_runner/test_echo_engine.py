@@ -2,7 +2,6 @@ import asyncio
 import time
 
 import pytest
-from support.engine_suite import DOCUMENT, EngineSuite, a_request, answer, answers
 
 from rephrase_api.errors import InvalidSpec
 from rephrase_runner.engines import EngineSettings, build, check
@@ -14,6 +13,7 @@ from rephrase_runner.engines.base import (
     RequestFailed,
     Sampling,
 )
+from support.engine_suite import DOCUMENT, EngineSuite, a_request, answer, answers
 
 
 def an_engine(*args: str) -> Engine:

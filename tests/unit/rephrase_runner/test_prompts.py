@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.texts import texts
 
 from rephrase_api.errors import InvalidModel, InvalidSpec
 from rephrase_api.presets import presets
@@ -23,6 +22,7 @@ from rephrase_runner.prompts import (
     split_chat,
 )
 from rephrase_runner.records import ResolvedPrompt
+from support.texts import texts
 
 ECHO = EchoTokenizer()
 GOLDEN = Path(__file__).parents[2] / "golden" / "prompts"

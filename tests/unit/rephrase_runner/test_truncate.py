@@ -1,11 +1,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.texts import long_texts, texts
 
 from rephrase_api.errors import InvalidSpec
 from rephrase_runner.engines.echo import EchoTokenizer
 from rephrase_runner.truncate import MARGIN_TOKENS, cut, document_budget, encode_head
+from support.texts import long_texts, texts
 
 ECHO = EchoTokenizer()
 

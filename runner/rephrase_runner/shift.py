@@ -1,0 +1,304 @@
+"""A shift: one engine's life in a worker. Claims units, keeps the engine full, ends when all is done.
+
+While the last documents of a unit are being answered, those of the next one are already submitted. Units
+with a history of deaths are done in the order of the ledger protocol, section 6: unsuspected documents as
+always, suspects in windows of their own. Where nothing is left to claim, others are helped (section 7).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from rephrase_runner.answering import Answerer
+from rephrase_runner.claiming import Claimed, Claimer
+from rephrase_runner.documents import Tally
+from rephrase_runner.engines.base import Engine, EngineDead
+from rephrase_runner.holding import Holding
+from rephrase_runner.job import Job, Pace
+from rephrase_runner.ledger import KeyFilter, Ledger
+from rephrase_runner.prepare import Prepared, Preparer
+from rephrase_runner.rows import Document, Problem, Status
+from rephrase_runner.scribe import Scribe
+from rephrase_runner.source import Reader, failed_rows
+from rephrase_runner.store import SourceChanged
+from rephrase_runner.suspects import Suspicion, next_window, suspect
+from rephrase_runner.vitals import Vitals
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_MAX_HOLDINGS = 8
+_NOBODY = Suspicion((), ())
+
+
+class Shift:
+    """Works until every unit is committed or the engine dies.
+
+    Args:
+        ledger: the run.
+        job: what it asks.
+        claimer: gives units.
+        scribe: makes samples durable.
+        holdings: units in this worker's hands, shared with its keepers.
+        spawn: starts a task that outlives the engine (a commit).
+        reader: reads units, in one thread.
+        preparer: documents to requests.
+        answerer: gets samples from the engine.
+        engine: ready to answer.
+        vitals: of this process.
+        pace: clocks.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        job: Job,
+        *,
+        claimer: Claimer,
+        scribe: Scribe,
+        holdings: dict[int, Holding],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        reader: Reader,
+        preparer: Preparer,
+        engine: Engine,
+        vitals: Vitals,
+        pace: Pace,
+    ) -> None:
+        self._ledger = ledger
+        self._job = job
+        self._claimer = claimer
+        self._scribe = scribe
+        self._holdings = holdings
+        self._spawn = spawn
+        self._reader = reader
+        self._preparer = preparer
+        self._engine = engine
+        self._vitals = vitals
+        self._pace = pace
+        self._clock = asyncio.get_running_loop().time
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self.answerer = Answerer(
+            engine, preparer, vitals, attempts=job.request_attempts, retry_seconds=pace.retry
+        )
+
+    async def run(self) -> None:
+        """Work until every unit of the plan is committed.
+
+        Raises:
+            BaseExceptionGroup: with EngineDead (rows in flight are in the holdings), or whatever else
+                ended it.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watchdog = tasks.create_task(self._watch_engine())
+                await self._work(tasks)
+                watchdog.cancel()
+                for holding in list(self._holdings.values()):  # all committed: by others, these
+                    if not holding.finishing:
+                        await self.abandon(holding)
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._claimer.all_committed:
+            await self.answerer.slots.some()
+            claimed = None
+            if len(self._holdings) < _MAX_HOLDINGS:
+                claimed = await self._claimer.next()
+            if claimed is not None:
+                self._vitals.enter("generating", self._clock())
+                await self._do(await self._open(claimed), claimed, tasks)
+            elif not self._claimer.all_committed:
+                if not self._holdings:
+                    self._vitals.enter("idle", self._clock())
+                await asyncio.sleep(self._pace.poll)
+
+    async def _watch_engine(self) -> None:
+        """An engine that makes no progress with requests in flight hangs."""
+        steps, since = self._engine.steps, self._clock()
+        while True:
+            await asyncio.sleep(self._pace.hang / 8)
+            if self._engine.steps != steps or self.answerer.slots.taken == 0:
+                steps, since = self._engine.steps, self._clock()
+            elif self._clock() - since > self._pace.hang:
+                raise EngineDead("hang", f"no progress for {self._pace.hang:.0f} s")
+
+    # -- one unit --
+
+    async def _open(self, claimed: Claimed) -> Holding:
+        """Begin with a unit; keep what earlier holders finished."""
+        unit = self._job.units[claimed.unit]
+        holding = Holding(
+            unit,
+            claimed.epoch,
+            self._job.rollouts,
+            include_source_text=self._job.include_source_text,
+            since=self._clock(),
+        )
+        self._holdings[unit.index] = holding
+        if claimed.epoch > 1:
+            unreadable = await self._merge(holding)
+            logger.info(
+                "unit taken over",
+                extra={
+                    "unit": unit.index,
+                    "epoch": claimed.epoch,
+                    "reused": holding.reused,
+                    "unreadable_checkpoints": unreadable,
+                },
+            )
+        return holding
+
+    async def _merge(self, holding: Holding) -> int:
+        """Take over what checkpoints hold; returns how many of them could not be used."""
+        found = await self._ledger.checkpoints(
+            holding.unit.index,
+            plan=self._job.plan.sha256,
+            etag=self._job.etag(holding.unit),
+            planned_keys=KeyFilter(holding.unit, self._job.rollouts),
+        )
+        holding.reuse(found.samples)
+        return found.unreadable
+
+    async def _do(self, holding: Holding, claimed: Claimed, tasks: asyncio.TaskGroup) -> None:
+        """Submit a unit's documents as the engine has room; return when all are submitted."""
+        unit = holding.unit
+        suspicion = _NOBODY
+        if claimed.epoch > 1:
+            ends = await self._ledger.history(unit.index, claimed.epoch)
+            rows = range(unit.first_row, unit.first_row + unit.rows)
+            open_rows = set(rows) - holding.done_rows()
+            suspicion = suspect(ends, open_rows, kills=self._job.engine_kills)
+        read = Tally()
+        try:
+            batches = self._reader.read_unit(unit, read)
+            aside = await self._feed(batches, holding, suspicion, tasks)
+        except SourceChanged:
+            logger.error("source file changed", extra={"unit": unit.index})
+            await holding.cancel()
+            holding.forget()
+            rows_failed = failed_rows(
+                unit,
+                self._job.plan.files,
+                reason="source_changed",
+                message="the file is not the one that was planned",
+            )
+            aside = await self._feed(rows_failed, holding, _NOBODY, tasks)
+            read.filtered = 0
+        holding.filtered = read.filtered
+        if aside and not holding.lost:
+            await self._try_suspects(holding, suspicion, aside)
+        self._finish_if_complete(holding)
+
+    async def _feed(
+        self,
+        batches: Iterator[Sequence[Document]],
+        holding: Holding,
+        suspicion: Suspicion,
+        tasks: asyncio.TaskGroup,
+    ) -> dict[int, Prepared]:
+        """Submit what nothing is suspected of; returns the suspects, by row."""
+        guilty = {one.row: one for one in suspicion.guilty}
+        suspects = suspicion.rows
+        aside: dict[int, Prepared] = {}
+        prepared = (
+            [self._preparer.prepare(document, holding.missing(document)) for document in batch]
+            for batch in batches
+        )
+        async with aclosing(self._ahead(prepared)) as ahead:
+            async for batch in ahead:
+                for one in batch:
+                    row = one.document.row
+                    if row in guilty:
+                        evidence = ", ".join(guilty[row].evidence)
+                        self.answerer.record(one, holding, _engine_killer(evidence))
+                    elif row in suspects and one.requests:
+                        aside[row] = one
+                    else:
+                        await self._submit(one, holding, tasks)
+                    if holding.lost:
+                        return {}
+                    holding.next_row = row + 1
+        return aside
+
+    async def _submit(self, prepared: Prepared, holding: Holding, tasks: asyncio.TaskGroup) -> None:
+        self.answerer.record_problems(prepared, holding)
+        if prepared.requests:
+            await self.answerer.slots.take(len(prepared.requests))
+            task = tasks.create_task(self._answer(prepared, holding))
+            holding.tasks.add(task)
+            task.add_done_callback(holding.tasks.discard)
+
+    async def _answer(self, prepared: Prepared, holding: Holding) -> None:
+        row = prepared.document.row
+        holding.in_flight.add(row)
+        await self.answerer.answer(prepared, holding)
+        holding.in_flight.discard(row)  # not if it was cut off: then the row is evidence
+        self._finish_if_complete(holding)
+
+    async def _try_suspects(
+        self, holding: Holding, suspicion: Suspicion, aside: dict[int, Prepared]
+    ) -> None:
+        """Answer suspects a few at a time with nothing else in flight, telling the ledger before."""
+        await self.answerer.slots.none_taken()
+        await self._scribe.checkpoint(holding)
+        groups = [group & aside.keys() for group in suspicion.groups if group & aside.keys()]
+        number = 0
+        while groups and not holding.lost:
+            window = next_window(groups)
+            number += 1
+            await self._ledger.open_window(holding.unit.index, holding.epoch, number, window)
+            logger.warning(
+                "trying suspects alone",
+                extra={"unit": holding.unit.index, "epoch": holding.epoch, "rows": len(window)},
+            )
+            await self._answer_alone([aside[row] for row in sorted(window)], holding)
+            await self._scribe.checkpoint(holding)
+            groups = [group - window for group in groups if group - window]
+
+    async def _answer_alone(self, window: Collection[Prepared], holding: Holding) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for prepared in window:
+                await self._submit(prepared, holding, tasks)
+
+    # -- the end of a unit --
+
+    def _finish_if_complete(self, holding: Holding) -> None:
+        if holding.complete and not holding.finishing and not holding.lost:
+            holding.finishing = True
+            self._spawn(self._finish(holding))
+
+    async def _finish(self, holding: Holding) -> None:
+        await self._scribe.commit(holding)
+        self._claimer.committed(holding.unit.index)
+        self._let_go(holding)
+
+    async def abandon(self, holding: Holding) -> None:
+        """Give a unit up: others have it, or the engine is dead."""
+        holding.lost = True
+        await holding.cancel()
+        self._let_go(holding)
+
+    def _let_go(self, holding: Holding) -> None:
+        self._holdings.pop(holding.unit.index, None)
+        self._claimer.release(holding.unit.index, holding.epoch)
+
+    async def _ahead(self, items: Iterator[T]) -> AsyncGenerator[T, None]:
+        """Run a blocking iterator in the reading thread, one item ahead of the consumer."""
+        loop = asyncio.get_running_loop()
+        step: Callable[[], T | None] = lambda: next(items, None)  # noqa: E731 - carries its type
+        coming = loop.run_in_executor(self._threads, step)
+        try:
+            while (item := await coming) is not None:
+                coming = loop.run_in_executor(self._threads, step)
+                yield item
+        finally:
+            coming.cancel()
+
+
+def _engine_killer(evidence: str) -> Problem:
+    return Problem(
+        Status.FAILED, "engine_killer", f"alone in flight when the engine died, see {evidence}"
+    )
