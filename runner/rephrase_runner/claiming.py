@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rephrase_api.errors import FailureLimit
+from rephrase_api.errors import Drained
 from rephrase_runner.claims import Board, Look, Seen, judge
 from rephrase_runner.heart import Heart
 from rephrase_runner.ledger import Ledger
-from rephrase_runner.records import Claim, Hold
+from rephrase_runner.records import Claim, Hold, Open
 from rephrase_runner.store import Outcome, Unclear
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,13 @@ class Claimer:
         self._looks: dict[int, Look] = {}
         self._refreshed_at: float | None = None
         self._lost = 0
+        self.tail: tuple[Open, ...] = ()
+        """Who may be helped, as the driver last said; empty while units are free."""
+
+    @property
+    def worker(self) -> str:
+        """This worker's id."""
+        return self._heart.worker
 
     @property
     def all_committed(self) -> bool:
@@ -80,9 +87,9 @@ class Claimer:
         """Claim a unit that nobody works on; None if there is none now.
 
         Raises:
-            FailureLimit: the driver asks all workers to stop.
+            Drained: the driver asks all workers to stop.
         """
-        await self._look_around(force=False)
+        await self.look_around(force=False)
         while (unit := self.board.next_free(self._wish)) is not None:
             claimed = await self._claim(unit, epoch=1, why="free", prev=None)
             if claimed is None:
@@ -94,12 +101,12 @@ class Claimer:
                 return claimed
             self._lost += 1
             if self._lost % _LOST_IN_A_ROW == 0:
-                await self._look_around(force=True)
+                await self.look_around(force=True)
         return await self._take_over()
 
     async def _take_over(self) -> Claimed | None:
         """Look at units others hold, a bounded number at a time."""
-        await self._look_around(force=not self._looks)
+        await self.look_around(force=not self._looks)
         heartbeats: dict[str, Seen | None] = {}
         candidates = [unit for unit in self.board.open_units() if unit not in self._mine]
         for unit in candidates[:_LOOKS_AT_ONCE]:
@@ -161,7 +168,7 @@ class Claimer:
         logger.debug("unit claimed", extra={"unit": unit, "epoch": epoch, "reason": why})
         return Claimed(unit, epoch)
 
-    async def _look_around(self, *, force: bool) -> None:
+    async def look_around(self, *, force: bool) -> None:
         """Bring the board up to date from progress.json or, where that is old, from listings."""
         now = asyncio.get_running_loop().time()
         if (
@@ -176,9 +183,8 @@ class Claimer:
         if found is not None:
             progress, meta = found
             if progress.stop is not None:
-                raise FailureLimit(
-                    progress.stop.message, remedy="Raise the limit and run again to continue."
-                )
+                raise Drained(f"the driver stops the run: {progress.stop.message}")
+            self.tail = progress.tail
             for first, end in progress.committed:
                 self.board.commit(first, end)
             age = (own.modified - meta.modified).total_seconds() if own is not None else 0.0

@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 prompts_app = typer.Typer(help="The prompts that ship with rephrase.", no_args_is_help=True)
 app.add_typer(prompts_app, name="prompts")
+URI = Annotated[str, typer.Argument(help="Output of a run.", metavar="URI")]
+Endpoint = Annotated[str, typer.Option(help="Endpoint of an S3-compatible store.")]
+Region = Annotated[str, typer.Option(help="Region of the bucket.")]
+AllowHTTP = Annotated[bool, typer.Option("--allow-http", help="Allow an endpoint without TLS.")]
 out = Console()
 err = Console(stderr=True)
 
@@ -174,10 +178,10 @@ def validate(manifest: Manifest, as_json: JSON = False) -> int:
 
 @app.command()
 def verify(
-    uri: Annotated[str, typer.Argument(help="Output of a run.", metavar="URI")],
-    endpoint: Annotated[str, typer.Option(help="Endpoint of an S3-compatible store.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the bucket.")] = "",
-    allow_http: Annotated[bool, typer.Option(help="Allow an endpoint without TLS.")] = False,
+    uri: URI,
+    endpoint: Endpoint = "",
+    region: Region = "",
+    allow_http: AllowHTTP = False,
     as_json: JSON = False,
 ) -> int:
     """Re-check every invariant of an output from its objects alone; exit code 1 if anything is wrong.
@@ -202,6 +206,64 @@ def verify(
             f"files, {report.samples:,} samples checked"
         )
     return int(ExitCode.FAILED if report.faults else ExitCode.OK)
+
+
+@app.command()
+def status(
+    uri: URI,
+    endpoint: Endpoint = "",
+    region: Region = "",
+    allow_http: AllowHTTP = False,
+    as_json: JSON = False,
+) -> int:
+    """Show a run from its objects alone: progress, workers, leases, rates, discarded tokens.
+
+    Example: rephrase status demo/output
+    """
+    from rephrase_runner import status as look
+    from rephrase_runner.store import StorageOptions, Store
+
+    store = Store(uri, StorageOptions(endpoint, region, allow_http))
+    progress = asyncio.run(look.status(store))
+    if as_json:
+        say(progress.model_dump_json(by_alias=True))
+    else:
+        out.print(look.table(progress))
+    return int(ExitCode.OK)
+
+
+@app.command()
+def gc(
+    uri: URI,
+    endpoint: Endpoint = "",
+    region: Region = "",
+    allow_http: AllowHTTP = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete; without it nothing is touched.")
+    ] = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Also the parts of a complete run; its data stays.")
+    ] = False,
+) -> int:
+    """List what nobody refers to any more in an output, or remove it with --yes.
+
+    Example: rephrase gc demo/output
+    """
+    from rephrase_runner import garbage
+    from rephrase_runner.store import StorageOptions, Store
+
+    async def sweep() -> tuple[list[garbage.Garbage], int]:
+        store = Store(uri, StorageOptions(endpoint, region, allow_http))
+        found = await garbage.find(store, published_parts=parts)
+        size = sum(item.meta.size for item in found)
+        return found, await garbage.remove(store, found) if yes else size
+
+    found, size = asyncio.run(sweep())
+    for item in found:
+        say(f"{item.meta.name}: {item.why}")
+    verb = "removed" if yes else "to remove with --yes"
+    say(f"{uri}: {len(found):,} objects, {size:,} bytes {verb}")
+    return int(ExitCode.OK)
 
 
 @app.command()

@@ -4,7 +4,7 @@ Rules: a row whose filter columns cannot be read passes the filters, so that it 
 and not as filtered; sampling goes by the source id, by `<file name>:<row>` where there is none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -13,8 +13,9 @@ from rephrase_runner.filters import Filters
 from rephrase_runner.rows import Document, Problem, Status
 from rephrase_runner.seeds import keep
 
+BATCH_ROWS = 64
+"""Rows that are handed on together: small, so that the first can be rewritten at once."""
 KEPT_NULL = "kept_null"
-SOURCE_CORRUPT = "source_corrupt"
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -108,9 +109,11 @@ def text_problem(text: object) -> Problem | None:
     return None
 
 
-def corrupt(message: str) -> Raw:
-    """A row that damage inside its file made unreadable."""
-    return Raw(None, compared=None, problem=Problem(Status.FAILED, SOURCE_CORRUPT, message))
+def corrupt_rows(rows: int, message: str) -> Iterator[list[Raw]]:
+    """Rows that damage inside their file made unreadable."""
+    problem = Problem(Status.FAILED, "source_corrupt", message)
+    for first in range(0, rows, BATCH_ROWS):
+        yield [Raw(None, compared=None, problem=problem)] * min(BATCH_ROWS, rows - first)
 
 
 def _id_text(value: object) -> str:

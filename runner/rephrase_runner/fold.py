@@ -1,11 +1,13 @@
 """All heartbeats of a run, folded to what the driver reports. One listing a tick, changed ones read."""
 
 from collections import deque
+from collections.abc import Container
 from datetime import datetime
 
 from rephrase_api.progress import Gone, WorkerProgress
 from rephrase_runner.claims import Seen
 from rephrase_runner.ledger import Ledger
+from rephrase_runner.records import Open
 
 _RATE_SECONDS = 60
 _FOLD_AWAY_SECONDS = 600
@@ -75,6 +77,22 @@ class Fold:
             if seen.heartbeat.state != "gone"
             for hold in seen.heartbeat.holds
         }
+
+    def open_units(self, committed: Container[int]) -> tuple[Open, ...]:
+        """Units that living workers hold, with what is left of them."""
+        return tuple(
+            Open(
+                unit=hold.unit,
+                epoch=hold.epoch,
+                next=hold.next,
+                left=hold.left,
+                rate=seen.heartbeat.tokens_per_second,
+            )
+            for seen in self._all()
+            if self._lives(seen)
+            for hold in seen.heartbeat.holds
+            if hold.unit not in committed and hold.left
+        )
 
     @property
     def reported_commits(self) -> set[int]:

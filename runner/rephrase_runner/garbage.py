@@ -1,7 +1,8 @@
 """`rephrase gc`: finds what nobody refers to any more, and removes it if asked to.
 
 Rules of the ledger protocol, section 9: objects of a unit may go only once its commit was *read*; the part
-it names only after the manifest, and only if asked for; claims, commits, groups, deaths, windows, heartbeats, plan and data never.
+it names only after the manifest, and only if asked for; claims, commits, groups, deaths, windows,
+heartbeats, plan and data never.
 Folders of other runs in this output are leftovers of a run that was deleted and begun again.
 """
 

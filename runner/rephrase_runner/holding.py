@@ -49,8 +49,8 @@ class Holding:
         """Set once the unit was taken over or given up: nothing more is to be written for it."""
         self.finishing = False
         """Set once the part is being written: from then on it commits or loses to another commit."""
-        self.shared = False
-        """Set once a helper was seen at work on it."""
+        self.shared: dict[int, str] = {}
+        """Slices that helpers took, with the helper."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Documents that are being answered."""
         self.in_flight: set[int] = set()

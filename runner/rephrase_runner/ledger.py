@@ -265,6 +265,10 @@ class Ledger:
         name = self.names.window(unit, epoch, number)
         await self.store.put_new(name, window.to_bytes(), deadline_seconds=None)
 
+    async def has_deaths(self, unit: int) -> bool:
+        """Whether an engine died over this unit."""
+        return bool(await self.store.list(self.names.deaths(unit)))
+
     async def take_share(self, unit: int, slice_: int, worker: str) -> Outcome:
         """Say that a slice of another's unit is being helped with."""
         share = records.Share(run=self.run, worker=worker)

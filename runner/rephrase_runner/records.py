@@ -233,12 +233,26 @@ class Stop(Part):
     message: str
 
 
+class Open(Part):
+    """A unit that is held at the tail of a run. `rate`: completion tokens per second of its holder."""
+
+    unit: int
+    epoch: int
+    next: int
+    left: int
+    rate: float
+
+
 class Progress(Record):
-    """`progress.json`: the driver's cache. `committed` are facts, `claimed` hints; ranges [first, end)."""
+    """`progress.json`: the driver's cache. `committed` are facts, `claimed` hints; ranges [first, end).
+
+    `tail` is empty until no unit is free; then it says who may be helped.
+    """
 
     counter: int
     committed: tuple[tuple[int, int], ...]
     claimed: tuple[int, ...] = ()
+    tail: tuple[Open, ...] = ()
     stop: Stop | None = None
 
 

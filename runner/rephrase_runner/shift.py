@@ -23,8 +23,10 @@ from rephrase_runner.prepare import Prepared, Preparer
 from rephrase_runner.rows import Document, Problem, Status
 from rephrase_runner.scribe import Scribe
 from rephrase_runner.source import Reader, failed_rows
-from rephrase_runner.store import SourceChanged
+from rephrase_runner.store import Outcome, SourceChanged
 from rephrase_runner.suspects import Suspicion, next_window, suspect
+from rephrase_runner.tail import last_free_slice, slice_of, slice_range, slowest_first
+from rephrase_runner.units import Unit
 from rephrase_runner.vitals import Vitals
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,8 @@ class Shift:
         self._pace = pace
         self._clock = asyncio.get_running_loop().time
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self.helping: Holding | None = None
+        """A slice of another's unit that we are helping with."""
         self.answerer = Answerer(
             engine, preparer, vitals, attempts=job.request_attempts, retry_seconds=pace.retry
         )
@@ -92,9 +96,13 @@ class Shift:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                watchdog = tasks.create_task(self._watch_engine())
+                watchers = [
+                    tasks.create_task(self._watch_engine()),
+                    tasks.create_task(self._watch_shares()),
+                ]
                 await self._work(tasks)
-                watchdog.cancel()
+                for watcher in watchers:
+                    watcher.cancel()
                 for holding in list(self._holdings.values()):  # all committed: by others, these
                     if not holding.finishing:
                         await self.abandon(holding)
@@ -110,7 +118,9 @@ class Shift:
             if claimed is not None:
                 self._vitals.enter("generating", self._clock())
                 await self._do(await self._open(claimed), claimed, tasks)
-            elif not self._claimer.all_committed:
+            elif not self._claimer.all_committed and (
+                self._holdings or not await self._help(tasks)
+            ):
                 if not self._holdings:
                     self._vitals.enter("idle", self._clock())
                 await asyncio.sleep(self._pace.poll)
@@ -124,6 +134,15 @@ class Shift:
                 steps, since = self._engine.steps, self._clock()
             elif self._clock() - since > self._pace.hang:
                 raise EngineDead("hang", f"no progress for {self._pace.hang:.0f} s")
+
+    async def _watch_shares(self) -> None:
+        """At the tail, see which slices of our units helpers have taken."""
+        while True:
+            await asyncio.sleep(self._pace.heartbeat)
+            await self._claimer.look_around(force=False)
+            if self._claimer.tail:
+                for holding in list(self._holdings.values()):
+                    holding.shared = await self._ledger.shared_slices(holding.unit.index)
 
     # -- one unit --
 
@@ -188,8 +207,11 @@ class Shift:
             aside = await self._feed(rows_failed, holding, _NOBODY, tasks)
             read.filtered = 0
         holding.filtered = read.filtered
-        if aside and not holding.lost:
-            await self._try_suspects(holding, suspicion, aside)
+        suspects = {row: one for row, one in aside.items() if row in suspicion.rows}
+        if suspects and not holding.lost:
+            await self._try_suspects(holding, suspicion, suspects)
+        if len(aside) > len(suspects) and not holding.lost:
+            await self._do_shared_rest(holding, aside, tasks)
         self._finish_if_complete(holding)
 
     async def _feed(
@@ -199,7 +221,7 @@ class Shift:
         suspicion: Suspicion,
         tasks: asyncio.TaskGroup,
     ) -> dict[int, Prepared]:
-        """Submit what nothing is suspected of; returns the suspects, by row."""
+        """Submit what nobody suspects or helps with; returns the others, by row."""
         guilty = {one.row: one for one in suspicion.guilty}
         suspects = suspicion.rows
         aside: dict[int, Prepared] = {}
@@ -214,7 +236,7 @@ class Shift:
                     if row in guilty:
                         evidence = ", ".join(guilty[row].evidence)
                         self.answerer.record(one, holding, _engine_killer(evidence))
-                    elif row in suspects and one.requests:
+                    elif one.requests and (row in suspects or self._is_shared(holding, row)):
                         aside[row] = one
                     else:
                         await self._submit(one, holding, tasks)
@@ -263,14 +285,86 @@ class Shift:
             for prepared in window:
                 await self._submit(prepared, holding, tasks)
 
+    # -- the tail of the run --
+
+    def _is_shared(self, holding: Holding, row: int) -> bool:
+        return slice_of(holding.unit, row, self._job.plan.slice_rows) in holding.shared
+
+    async def _do_shared_rest(
+        self, holding: Holding, aside: dict[int, Prepared], tasks: asyncio.TaskGroup
+    ) -> None:
+        """Our own rows are submitted: take what helpers have finished, and do what is still missing.
+
+        From the last row on, since a helper begins with the first one of his slice. A sample that both
+        make costs GPU time, not truth, and helpers may be dead.
+        """
+        merged = self._clock() - self._pace.poll
+        for row in sorted(aside, reverse=True):
+            if self._clock() - merged >= self._pace.poll:
+                await self._merge(holding)
+                merged = self._clock()
+            missing = holding.missing(aside[row].document)
+            if missing and not holding.lost:
+                await self._submit(
+                    self._preparer.prepare(aside[row].document, missing), holding, tasks
+                )
+        while holding.tasks and not holding.complete and not holding.lost:
+            await asyncio.wait(holding.tasks, timeout=self._pace.poll)
+            await self._merge(holding)
+
+    async def _help(self, tasks: asyncio.TaskGroup) -> bool:
+        """Do a slice of the unit that will take its holder longest; False if nobody needs help."""
+        for held in slowest_first(self._claimer.tail):
+            unit = self._job.units[held.unit]
+            taken = await self._ledger.shared_slices(unit.index)
+            number = last_free_slice(
+                unit, self._job.plan.slice_rows, taken=taken, next_row=held.next
+            )
+            if number is None or await self._ledger.has_deaths(unit.index):
+                continue
+            worker = self._claimer.worker
+            if await self._ledger.take_share(unit.index, number, worker) is Outcome.MINE:
+                await self._do_slice(unit, held.epoch, number, tasks)
+                return True
+        return False
+
+    async def _do_slice(
+        self, unit: Unit, epoch: int, number: int, tasks: asyncio.TaskGroup
+    ) -> None:
+        logger.info("helping", extra={"unit": unit.index, "slice": number})
+        holding = Holding(
+            unit,
+            epoch,
+            self._job.rollouts,
+            include_source_text=self._job.include_source_text,
+            since=self._clock(),
+            slice_=number,
+        )
+        self.helping = holding
+        self._vitals.enter("generating", self._clock())
+        await self._merge(holding)
+        rows = slice_range(unit, number, self._job.plan.slice_rows)
+        try:
+            batches = (
+                [document for document in batch if document.row in rows]
+                for batch in self._reader.read_unit(unit, Tally())
+            )
+            await self._feed(batches, holding, _NOBODY, tasks)
+            await self.answerer.slots.none_taken()
+            await self._scribe.checkpoint(holding)
+        except SourceChanged:
+            pass  # its holder will find out too, and say so
+        self.helping = None
+
     # -- the end of a unit --
 
     def _finish_if_complete(self, holding: Holding) -> None:
-        if holding.complete and not holding.finishing and not holding.lost:
+        if holding.slice is None and holding.complete and not (holding.finishing or holding.lost):
             holding.finishing = True
             self._spawn(self._finish(holding))
 
     async def _finish(self, holding: Holding) -> None:
+        await holding.cancel()  # what a helper finished first need not be answered
         await self._scribe.commit(holding)
         self._claimer.committed(holding.unit.index)
         self._let_go(holding)

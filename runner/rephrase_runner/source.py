@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from rephrase_api.errors import AccessRefused, InvalidSpec
 from rephrase_api.v1alpha1.source import OnUnreadableFile, Source, SourceFormat
-from rephrase_runner.documents import DocumentMaker, Tally
+from rephrase_runner.documents import BATCH_ROWS, DocumentMaker, Tally
 from rephrase_runner.filters import Filters
 from rephrase_runner.listing import (
     Files,
@@ -48,7 +48,6 @@ _PARALLEL_FILES = 16
 _INFERRED_LINES = 1000
 _LEAST_LINES = 16
 _REPORT_SECONDS = 0.2
-_BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +194,10 @@ def failed_rows(
     problem = Problem(Status.FAILED, reason, message)
     name = files[unit.file].name
     end = unit.first_row + unit.rows
-    for start in range(unit.first_row + first, end, _BATCH_ROWS):
+    for start in range(unit.first_row + first, end, BATCH_ROWS):
         yield [
             Document(unit.file, row, f"{name}:{row}", "", problem=problem)
-            for row in range(start, min(end, start + _BATCH_ROWS))
+            for row in range(start, min(end, start + BATCH_ROWS))
         ]
 
 
@@ -229,8 +228,8 @@ async def _scan(
     opener = Files(storage)
 
     def look(file: ListedFile) -> F | Unreadable:
-        raw = opener.open(file)
         try:
+            raw = opener.open(file)
             return format_.look(raw, file.name, lambda: meter.chunk(file, raw.tell()))
         except UnreadableFile as error:
             return Unreadable(file.uri, str(error))

@@ -14,16 +14,14 @@ import pyarrow as pa
 from rephrase_api.errors import RephraseError
 from rephrase_api.v1alpha1.source import Source
 from rephrase_runner.columns import is_encodable, json_fit
-from rephrase_runner.documents import Raw, corrupt
+from rephrase_runner.documents import BATCH_ROWS, Raw, corrupt_rows
 from rephrase_runner.rows import Problem, Status
 from rephrase_runner.store import SourceChanged
 from rephrase_runner.units import Unit
 
-BATCH_ROWS = 64
 LARGEST_LINE = 64 << 20
 _BATCH_BYTES = 8 << 20
 CHUNK_BYTES = 4 << 20
-_HEAD_BYTES = 16 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = Problem(Status.SKIPPED, "empty_line", "The line is blank.")
 _INVALID_UTF8 = Problem(Status.FAILED, "invalid_utf8", "The line is not valid UTF-8.")
@@ -43,9 +41,8 @@ def decompressed(raw: io.RawIOBase, compression: str | None) -> Readable:
     """The content of a file. All members or frames are read; one that is cut raises OSError."""
     if compression is None:
         return raw
-    buffered = io.BufferedReader(
-        raw, CHUNK_BYTES
-    )  # the codec would ask the store for 64 KiB at a time
+    # by itself the codec would ask the store for 64 KiB at a time
+    buffered = io.BufferedReader(raw, CHUNK_BYTES)
     return pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), compression)  # type: ignore[no-any-return]
 
 
@@ -99,27 +96,36 @@ class JsonlRows:
     def _read(self, unit: Unit) -> Iterator[list[Raw]]:
         row, end = unit.first_row, unit.first_row + unit.rows
         while row < end:
-            self._enter(unit, row)
-            raws: list[Raw] = []
-            held = 0
             try:
-                while row + len(raws) < end and len(raws) < BATCH_ROWS and held < _BATCH_BYTES:
-                    line = next(self._lines)
-                    held += len(line or b"")
-                    if row == 0 and not raws and line is not None:
-                        line = line.removeprefix(BYTE_ORDER_MARK)
-                    raws.append(self._raw(line))
-            except StopIteration:
-                raise SourceChanged(
-                    f"the plan has lines up to {end}, the file ends before"
-                ) from None
+                raws = self._batch(unit, row)
             except OSError as error:  # the codec's; a read raises SourceChanged or AccessRefused
-                raws += [corrupt(str(error))] * (end - row - len(raws))
-                self._next = (-1, 0)
-            else:
-                self._next = (unit.file, row + len(raws))
+                yield from corrupt_rows(end - row, str(error))
+                return
             row += len(raws)
             yield raws
+
+    def _batch(self, unit: Unit, row: int) -> list[Raw]:
+        """The rows from `row` on, at least one."""
+        self._enter(unit, row)
+        self._next = (-1, 0)  # until it is known where the stream stands again
+        raws: list[Raw] = []
+        held, most = 0, min(BATCH_ROWS, unit.first_row + unit.rows - row)
+        while len(raws) < most and held < _BATCH_BYTES:
+            try:
+                line = next(self._lines)
+            except StopIteration:
+                message = f"it ends after {row + len(raws)} lines, more are planned"
+                raise SourceChanged(message) from None
+            except OSError:  # damage: what was read before it stands, the next batch meets it again
+                if not raws:
+                    raise
+                return raws
+            held += len(line or b"")
+            if row == 0 and not raws and line is not None:
+                line = line.removeprefix(BYTE_ORDER_MARK)
+            raws.append(self._raw(line))
+        self._next = (unit.file, row + len(raws))
+        return raws
 
     def _enter(self, unit: Unit, row: int) -> None:
         if self._next == (unit.file, row):

@@ -22,12 +22,11 @@ from rephrase_runner.columns import (
     used_columns,
     values_as,
 )
-from rephrase_runner.documents import Raw, corrupt
+from rephrase_runner.documents import BATCH_ROWS, Raw, corrupt_rows
 from rephrase_runner.rows import Problem, Status
 from rephrase_runner.store import SourceChanged
 from rephrase_runner.units import Unit
 
-BATCH_ROWS = 64
 _BATCH_BYTES = 8 << 20
 _FETCH_BYTES = 4 << 20
 # what the decoder raises on damage; not what a read raises: SourceChanged, AccessRefused
@@ -78,7 +77,7 @@ class ParquetRows:
             try:
                 file = self._enter(unit.file)
             except DAMAGE as error:
-                yield from _corrupt_rows(end - row, first_line(error))
+                yield from corrupt_rows(end - row, first_line(error))
                 return
             if end > self._starts[-1]:
                 raise SourceChanged(f"planned up to row {end}, the file has {self._starts[-1]}")
@@ -86,7 +85,7 @@ class ParquetRows:
             batch = group.at(row)
             if isinstance(batch, str):
                 rows = min(end, group.end) - row
-                yield from _corrupt_rows(rows, batch)
+                yield from corrupt_rows(rows, batch)
             else:
                 batch = batch.slice(0, end - row)
                 rows = len(batch)
@@ -117,7 +116,7 @@ class ParquetRows:
         try:
             return self._readable(batch)
         except DAMAGE as error:  # for example an index that its dictionary does not have
-            return [corrupt(first_line(error))] * len(batch)
+            return [raw for raws in corrupt_rows(len(batch), first_line(error)) for raw in raws]
 
     def _readable(self, batch: pa.RecordBatch) -> list[Raw]:
         columns = self._source.columns
@@ -227,11 +226,6 @@ def _singles(array: pa.Array) -> list[Any]:
     elif pa.types.is_timestamp(array.type):
         array = array.cast(plain_type(array.type), safe=False)
     return values_as(array, plain_type(array.type))[0]
-
-
-def _corrupt_rows(rows: int, message: str) -> Iterator[list[Raw]]:
-    for first in range(0, rows, BATCH_ROWS):
-        yield [corrupt(message)] * min(BATCH_ROWS, rows - first)
 
 
 def first_line(error: BaseException) -> str:

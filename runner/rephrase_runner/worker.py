@@ -181,6 +181,7 @@ class Worker:
         for holding in list(self._holdings.values()):
             if not holding.finishing:
                 await self._bury(holding, dead)
+        await self._keep_helping()
         await self._heart.beat()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.close)
@@ -190,7 +191,7 @@ class Worker:
 
     async def _bury(self, holding: Holding, dead: EngineDead) -> None:
         await self._scribe.checkpoint(holding)
-        if holding.in_flight and holding.slice is None:
+        if holding.in_flight:
             death = records.Death(
                 run=self._ledger.run,
                 worker=self._heart.worker,
@@ -215,6 +216,18 @@ class Worker:
             for holding in list(self._holdings.values()):
                 if not holding.finishing and not await self._drop_if_superseded(holding):
                     await self._scribe.checkpoint(holding)
+            await self._keep_helping()
+
+    async def _keep_helping(self) -> None:
+        """Checkpoint the slice we help with; drop it once its unit is committed."""
+        helping = self._shift.helping if self._shift is not None else None
+        if helping is None:
+            return
+        if await self._ledger.read_commit(helping.unit.index) is not None:
+            helping.lost = True
+            await helping.cancel()
+        else:
+            await self._scribe.checkpoint(helping)
 
     async def _keep_watch(self) -> None:
         """After a pause longer than the lease, drop what others have taken over meanwhile."""
@@ -260,6 +273,7 @@ class Worker:
                 for holding in list(self._holdings.values()):
                     await self._scribe.checkpoint(holding)
                     self._let_go(holding)
+                await self._keep_helping()
                 self._vitals.enter("gone", self._clock())
                 await self._heart.beat()
         except (TimeoutError, RephraseError) as error:

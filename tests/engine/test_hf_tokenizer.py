@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rephrase_api.errors import InvalidModel
 from rephrase_runner.engines.hf_tokenizer import HFTokenizer
 from rephrase_runner.truncate import encode_head
+from support.engine_suite import TokenizerSuite
 from support.texts import long_texts, texts
 
 pytestmark = pytest.mark.filterwarnings("default")  # of transformers, at import
@@ -23,6 +24,10 @@ def transformers_tokenizer(model: Path) -> Any:  # noqa: ANN401
 @pytest.fixture(scope="module")
 def tokenizer(transformers_tokenizer: Any) -> HFTokenizer:  # noqa: ANN401
     return HFTokenizer(transformers_tokenizer)
+
+
+class TestSmolLM2(TokenizerSuite):
+    pass
 
 
 @given(text=texts)

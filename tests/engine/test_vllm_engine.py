@@ -168,17 +168,17 @@ async def test_an_engine_that_dies_ends_all_calls_and_close_ends_what_is_left_of
 ) -> None:
     core, *workers = processes_of(engine)
     assert workers
-    calls = [asyncio.create_task(answers(engine, a_request(engine, sampling=LONG)))] * 2
-    await in_flight(engine, 1)
+    calls = [
+        asyncio.create_task(answers(engine, a_request(engine, sampling=LONG))) for _ in range(2)
+    ]
+    await in_flight(engine, 2)
     for worker in workers:
         worker.suspend()  # in a kernel that never ends, say
     os.kill(core.pid, signal.SIGKILL)
 
     async with asyncio.timeout(30):
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        later = await asyncio.gather(
-            answers(engine, a_request(engine)), return_exceptions=True
-        )
+        later = await asyncio.gather(answers(engine, a_request(engine)), return_exceptions=True)
     started = time.monotonic()
     engine.close()
     engine.close()

@@ -43,11 +43,15 @@ def test_a_wrong_argument_is_refused_in_vllms_words(argument: str, what: str) ->
 
 
 def test_a_value_out_of_bounds_is_refused_before_the_model_is_loaded(model: Path) -> None:
-    with pytest.raises(InvalidSpec, match=r"engine\.args: vLLM refuses the arguments: max_num_seqs: "):
+    with pytest.raises(
+        InvalidSpec, match=r"engine\.args: vLLM refuses the arguments: max_num_seqs: "
+    ):
         build(settings("--max-num-seqs=-1", "--max-num-batched-tokens=512", model=model))
 
 
-@pytest.mark.parametrize("argument", ["--enable-chunked-prefill", "--long-prefill-token-threshold=64"])
+@pytest.mark.parametrize(
+    "argument", ["--enable-chunked-prefill", "--long-prefill-token-threshold=64"]
+)
 def test_on_a_cpu_seeds_do_not_go_with_prefills_in_parts(argument: str) -> None:
     check(settings(argument))
 

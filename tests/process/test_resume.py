@@ -1,8 +1,10 @@
 """Whatever is killed, and whenever: run again, and the dataset is the one of an undisturbed run."""
 
+import contextlib
+import json
+import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -54,9 +56,16 @@ def reused(laptop: Laptop) -> int:
 
 def runs_a_loop(process: Process) -> bool:
     """Whether its imports are done: an event loop has an epoll."""
-    return any(
-        "eventpoll" in str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()
-    )
+    files = os.listdir(f"/proc/{process.pid}/fd")
+    with contextlib.suppress(FileNotFoundError):  # closed in between
+        return any("eventpoll" in os.readlink(f"/proc/{process.pid}/fd/{file}") for file in files)
+    return False
+
+
+def unreported_commits(laptop: Laptop) -> set[int]:
+    """Commits that no heartbeat tells of."""
+    beats = [json.loads(path.read_bytes()) for path in laptop.ledger("workers")]
+    return set(laptop.committed()) - {unit for beat in beats for unit in beat["committed"]}
 
 
 def test_a_run_that_loses_power_twice_ends_with_the_same_dataset(
@@ -96,6 +105,28 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_nothing_had_happene
     assert ended.code == 0, ended.said
     assert f"{kind} " in ended.out
     assert "starting it again" in ended.out
+    assert_same(laptop, undisturbed, small_keys())
+
+
+def test_a_commit_that_its_worker_had_no_time_to_report_is_published_too(
+    laptop: Laptop, undisturbed: Laptop
+) -> None:
+    small_run(laptop, **SLOW)
+    command = laptop.start_run("--workers", "2")
+    laptop.wait_for_commits(4)
+
+    unreported: set[int] = set()
+    while not unreported:  # stop both between commit and heartbeat, if need be at another commit
+        wait_until(lambda: unreported_commits(laptop), "a unit is committed")
+        workers = laptop.processes("worker")
+        for worker in workers:
+            worker.signal(signal.SIGSTOP)
+        unreported = unreported_commits(laptop)
+        for worker in workers:
+            worker.signal(signal.SIGKILL if unreported else signal.SIGCONT)
+    ended = command.ended(within=60)
+
+    assert ended.code == 0, ended.said
     assert_same(laptop, undisturbed, small_keys())
 
 

@@ -1,13 +1,21 @@
 """What every engine must do, the fake ones like the real ones.
 
-A test module inherits `EngineSuite` and gives a fixture `engine`. The engine must make use of seeds.
+A test module inherits `EngineSuite` and gives a fixture `engine`, built for seeds; `TokenizerSuite` is
+for its tokenizer, which may be had without the engine.
 """
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from rephrase_runner.engines.base import Completion, Engine, Request, RequestFailed, Sampling
+from rephrase_runner.engines.base import (
+    Completion,
+    Engine,
+    Request,
+    RequestFailed,
+    Sampling,
+    Tokenizer,
+)
 
 GREEDY = Sampling(max_tokens=16, temperature=0)
 DOCUMENT = (
@@ -153,33 +161,34 @@ class EngineSuite:
         assert engine.max_in_flight >= 32
         assert engine.context_tokens > 0
 
-    def test_plain_text_comes_back_from_its_tokens(self, engine: Engine) -> None:
+
+class TokenizerSuite:
+    def test_plain_text_comes_back_from_its_tokens(self, tokenizer: Tokenizer) -> None:
         text = "Größe: 6,650 km\n\n\t- 你好, 👩‍🚀!  \r\nEnd"
 
-        assert engine.tokenizer.decode(engine.tokenizer.encode(text)) == text
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
-    def test_a_text_that_utf_8_cannot_spell_has_tokens_too(self, engine: Engine) -> None:
-        assert engine.tokenizer.decode(engine.tokenizer.encode("a\ud800b")) == "a?b"
+    def test_a_text_that_utf_8_cannot_spell_has_tokens_too(self, tokenizer: Tokenizer) -> None:
+        assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
 
-    def test_special_tokens_inside_a_document_are_plain_text(self, engine: Engine) -> None:
-        tokenizer = engine.tokenizer
+    def test_special_tokens_inside_a_document_are_plain_text(self, tokenizer: Tokenizer) -> None:
         rendered = tokenizer.chat("Be brief.", "Hello.")
         special = set(tokenizer.encode_template(rendered)) - set(tokenizer.encode(rendered))
 
         assert special
         assert tokenizer.decode(tokenizer.encode(rendered)) == rendered
 
-    def test_the_chat_template_holds_both_messages_once(self, engine: Engine) -> None:
-        rendered = engine.tokenizer.chat("Be brief about it.", "What is a glacier?")
+    def test_the_chat_template_holds_both_messages_once(self, tokenizer: Tokenizer) -> None:
+        rendered = tokenizer.chat("Be brief about it.", "What is a glacier?")
 
         assert rendered.count("Be brief about it.") == 1
         assert rendered.count("What is a glacier?") == 1
         assert rendered.index("Be brief") < rendered.index("What is")
 
-    def test_tokenizing_in_threads_gives_the_same_tokens(self, engine: Engine) -> None:
+    def test_tokenizing_in_threads_gives_the_same_tokens(self, tokenizer: Tokenizer) -> None:
         texts = [f"{number} {DOCUMENT}" * 10 for number in range(50)]
 
         with ThreadPoolExecutor(4) as threads:
-            found = list(threads.map(engine.tokenizer.encode, texts))
+            found = list(threads.map(tokenizer.encode, texts))
 
-        assert found == [engine.tokenizer.encode(text) for text in texts]
+        assert found == [tokenizer.encode(text) for text in texts]

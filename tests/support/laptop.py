@@ -181,7 +181,7 @@ class Laptop:
         """Kill everything with -9, those that start others first."""
         for process in sorted(self.processes(), key=lambda process: process.kind != "run"):
             process.signal(signal.SIGKILL)
-        wait_until(lambda: not self.processes(), "all processes are gone")
+        wait_until(lambda: not self.processes(), "all processes are gone", within=60)
         for command in self._commands:
             command.process.wait()
 
@@ -198,7 +198,9 @@ class Laptop:
 
     def wait_for_commits(self, count: int) -> None:
         """Wait until so many units are committed."""
-        wait_until(lambda: len(self.committed()) >= count, f"{count} units are committed")
+        wait_until(
+            lambda: len(self.committed()) >= count, f"{count} units are committed", within=120
+        )
 
     def samples(self, *prompts: str) -> pa.Table:
         """The published data, in order of the key."""

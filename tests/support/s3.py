@@ -123,7 +123,7 @@ class SeaweedFS:
         for _ in range(3):  # somebody else may take a port between our look and its start
             self._start()
             try:
-                wait_until(self._ready, "seaweedfs answers", seconds=60)
+                wait_until(self._ready, "seaweedfs answers", within=60)
             except OSError:
                 continue
             _make_bucket(self.endpoint)

@@ -9,21 +9,21 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], T | None], what: str, *, seconds: float = 30) -> T:
+def wait_until(condition: Callable[[], T | None], what: str, *, within: float = 30) -> T:
     """Call `condition` again and again until it gives something true; returns that.
 
     Args:
         condition: an exception of it ends the wait.
         what: what is waited for, for the message.
-        seconds: be generous, since they are only used up when the test fails.
+        within: seconds; be generous, since they are only used up when the test fails.
 
     Raises:
         AssertionError: it gave nothing true in time.
     """
-    give_up = time.monotonic() + seconds
+    give_up = time.monotonic() + within
     while not (found := condition()):
         if time.monotonic() > give_up:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
+            raise AssertionError(f"not within {within:g} s: {what}")
         time.sleep(_POLL_SECONDS)  # noqa: TID251 - this is the waiting under a deadline
     return found
 
@@ -32,15 +32,15 @@ async def eventually(
     condition: Callable[[], T | None] | Callable[[], Awaitable[T | None]],
     what: str,
     *,
-    seconds: float = 30,
+    within: float = 30,
 ) -> T:
     """`wait_until` in an event loop, which goes on meanwhile; the condition may be a coroutine."""
-    give_up = time.monotonic() + seconds
+    give_up = time.monotonic() + within
     while True:
         given = condition()
         found = await given if isinstance(given, Awaitable) else given
         if found:
             return found
         if time.monotonic() > give_up:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
+            raise AssertionError(f"not within {within:g} s: {what}")
         await asyncio.sleep(_POLL_SECONDS)

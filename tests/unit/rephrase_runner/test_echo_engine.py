@@ -12,8 +12,17 @@ from rephrase_runner.engines.base import (
     Request,
     RequestFailed,
     Sampling,
+    Tokenizer,
 )
-from support.engine_suite import DOCUMENT, EngineSuite, a_request, answer, answers
+from rephrase_runner.engines.echo import EchoTokenizer
+from support.engine_suite import (
+    DOCUMENT,
+    EngineSuite,
+    TokenizerSuite,
+    a_request,
+    answer,
+    answers,
+)
 
 
 def an_engine(*args: str) -> Engine:
@@ -30,6 +39,12 @@ class TestAfterADelay(EngineSuite):
     @pytest.fixture
     def engine(self) -> Engine:
         return an_engine("--latency-seconds=0.01", "--concurrency=33")
+
+
+class TestTokenizer(TokenizerSuite):
+    @pytest.fixture
+    def tokenizer(self) -> Tokenizer:
+        return EchoTokenizer()
 
 
 each_pace = pytest.mark.parametrize(
@@ -140,9 +155,7 @@ def test_a_deadly_prompt_ends_all_calls_in_flight_and_all_later_ones(
         await asyncio.sleep(0)
         deadly = answers(engine, a_request(engine), a_request(engine, "poison"))
         in_flight = await asyncio.gather(waiting, deadly, return_exceptions=True)
-        later = await asyncio.gather(
-            answers(engine, a_request(engine)), return_exceptions=True
-        )
+        later = await asyncio.gather(answers(engine, a_request(engine)), return_exceptions=True)
         return [*in_flight, *later]
 
     outcomes = asyncio.run(calls())
@@ -193,7 +206,10 @@ def test_a_prompt_that_hangs_is_never_answered_while_others_are(pace: tuple[str,
         ),
         ("--concurrency=0", "argument --concurrency: must be a whole number from 1 on, got 0"),
         ("--latency-seconds=-1", "argument --latency-seconds: must be a number from 0 on, got -1"),
-        ("--latency-seconds=nan", "argument --latency-seconds: must be a number from 0 on, got nan"),
+        (
+            "--latency-seconds=nan",
+            "argument --latency-seconds: must be a number from 0 on, got nan",
+        ),
         ("--start-seconds=x", "argument --start-seconds: must be a number from 0 on, got x"),
         ("--fail-on=", "argument --fail-on: must not be empty: every prompt holds the empty text"),
         ("--die-on", "argument --die-on: expected one argument"),

@@ -72,7 +72,9 @@ def test_every_preset_in_both_layouts_is_rendered_as_reviewed(*, update_golden: 
 
 
 def test_document_first_prompts_of_a_document_are_the_same_up_to_its_last_token() -> None:
-    prefixes = {prompt.prefix_token_ids for prompt in built_in(PromptLayout.DOCUMENT_FIRST).values()}
+    prefixes = {
+        prompt.prefix_token_ids for prompt in built_in(PromptLayout.DOCUMENT_FIRST).values()
+    }
 
     assert len(prefixes) == 1
     assert ECHO.decode(prefixes.pop()) == "\nBe brief.\n\nDocument:\n"

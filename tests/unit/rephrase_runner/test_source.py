@@ -704,10 +704,14 @@ def test_damage_in_a_compressed_stream_fails_the_rows_behind_it(
     source = a_source(path, columns={})
     reader = JsonlRows(lambda _: io.BytesIO(data), [compression], source, pa.schema([]))  # type: ignore[arg-type,return-value]
 
-    raws = [raw for batch in reader.read(Unit(0, 0, 0, 0, 3000)) for raw in batch]
+    batches = list(reader.read(Unit(0, 0, 0, 0, 3000)))
+    behind = [raw for batch in reader.read(Unit(1, 0, 2900, 0, 100)) for raw in batch]
 
+    raws = [raw for batch in batches for raw in batch]
     bad = [raw.problem is not None for raw in raws]
     assert len(raws) == 3000
+    assert max(map(len, batches)) <= 64
+    assert behind == raws[2900:]
     assert bad == sorted(bad)
     assert bad[0] is False
     assert {raw.problem.reason for raw in raws if raw.problem} == {"source_corrupt"}

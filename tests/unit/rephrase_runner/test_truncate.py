@@ -52,7 +52,9 @@ def test_an_instruction_that_fills_the_context_is_to_be_shortened() -> None:
         document_budget(context_tokens=100, max_tokens=8, overhead_tokens=100)
 
 
-@given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(0, 10_000), st.integers(1, 9_999))
+@given(
+    st.integers(1, 10_000), st.integers(1, 10_000), st.integers(0, 10_000), st.integers(1, 9_999)
+)
 def test_a_prompt_with_its_answer_always_fits_the_context(
     context: int, answer: int, overhead: int, limit: int
 ) -> None:

@@ -1,0 +1,159 @@
+"""The driver's view of a run: commits and heartbeats, folded to the account and to `/progress`."""
+
+import logging
+from collections.abc import Sequence
+
+from rephrase_api import progress as api
+from rephrase_api.errors import LedgerDamaged
+from rephrase_runner import records
+from rephrase_runner.account import Account, imbalances
+from rephrase_runner.claims import runs
+from rephrase_runner.fold import Fold
+from rephrase_runner.ledger import Ledger
+from rephrase_runner.records import Commit, Manifest, Plan
+from rephrase_runner.store import Unclear
+from rephrase_runner.units import Unit
+
+logger = logging.getLogger(__name__)
+_FULL_LISTING_SECONDS = 3600
+
+
+class Watch:
+    """The driver's view of the run: commits and heartbeats, folded."""
+
+    def __init__(
+        self,
+        book: Ledger,
+        plan: Plan,
+        units: Sequence[Unit],
+        rollouts: dict[str, int],
+        *,
+        lease_seconds: float,
+    ) -> None:
+        self.book = book
+        self.plan = plan
+        self.commits: dict[int, Commit] = {}
+        self.account = Account()
+        self.fold = Fold(book, lease_seconds=lease_seconds)
+        self._units = units
+        self._rollouts = rollouts
+        self._counter = 0
+        self._listed_at: float | None = None
+
+    @property
+    def discarded_tokens(self) -> int:
+        """Tokens that were generated and are in no commit (finished ones in open units aside)."""
+        return max(0, self.fold.generated_tokens - self.account.tokens.completion)
+
+    async def look(self, now: float, *, everything: bool = False) -> None:
+        """Read what is new.
+
+        Args:
+            now: the loop's clock, seconds.
+            everything: list all commits, whatever the heartbeats report.
+        """
+        await self.fold.look(now)
+        reported = self.fold.reported_commits - self.commits.keys()
+        listing_due = self._listed_at is None or now - self._listed_at > _FULL_LISTING_SECONDS
+        if (
+            everything
+            or listing_due
+            or self.fold.units_committed > len(self.commits) + len(reported)
+        ):
+            self._listed_at = now
+            reported = set(await self.book.committed_units()) - self.commits.keys()
+        for commit in await self.book.read_commits(sorted(reported)):
+            faults = imbalances(commit, rows=self._units[commit.unit].rows, rollouts=self._rollouts)
+            if faults:
+                raise LedgerDamaged(
+                    "; ".join(faults),
+                    where=f"{self.book.store.uri}/{self.book.names.commit(commit.unit)}",
+                    remedy="The unit's account does not balance; nothing was published from it.",
+                )
+            self.commits[commit.unit] = commit
+            self.account.add(commit)
+
+    async def tell(self, stop: records.Stop | None) -> None:
+        """Write the cache that workers read."""
+        self._counter += 1
+        claimed = self.fold.held_units - self.commits.keys()
+        nothing_free = len(self.commits) + len(claimed) == self.plan.units
+        cache = records.Progress(
+            run=self.book.run,
+            counter=self._counter,
+            committed=tuple(runs(sorted(self.commits))),
+            claimed=tuple(sorted(claimed)),
+            tail=self.fold.open_units(self.commits) if nothing_free else (),
+            stop=stop,
+        )
+        try:
+            self.fold.store_time = await self.book.write_progress(cache)
+        except Unclear as error:
+            logger.warning("progress.json not acknowledged", extra={"reason": str(error)})
+
+    def progress(self, base: api.Progress) -> api.Progress:
+        """The body of `GET /progress`."""
+        account, samples = self.account, self.account.samples
+        keys_per_row = sum(self._rollouts.values())
+        finished = max(samples.in_, min(self.fold.samples, self.plan.rows * keys_per_row))
+        rate = self.fold.samples_per_second / keys_per_row
+        return base.model_copy(
+            update={
+                "units": api.Units(
+                    planned=self.plan.units,
+                    claimed=len(self.fold.held_units),
+                    committed=len(self.commits),
+                ),
+                "documents": api.Documents(
+                    total=self.plan.rows, done=account.rows, filtered=account.filtered
+                ),
+                "samples": api.Samples(
+                    expected=(self.plan.rows - account.filtered) * keys_per_row,
+                    written=samples.written,
+                    skipped=samples.skipped,
+                    failed=samples.failed,
+                    finished=finished,
+                ),
+                "tokens": api.TokenCounts(
+                    prompt=account.tokens.prompt,
+                    completion=account.tokens.completion,
+                    discarded=self.discarded_tokens if not self.fold.alive else 0,
+                ),
+                "rates": api.Rates(
+                    completion_tokens_per_second=self.fold.tokens_per_second,
+                    documents_per_second=rate,
+                ),
+                "gone": self.fold.gone,
+                "workers": self.fold.workers,
+            }
+        )
+
+
+def final_progress(manifest: Manifest) -> api.Progress:
+    """What `/progress` and the termination message say of a finished run, from its manifest alone."""
+    total = Account(counts=dict(manifest.counts)).samples
+    return api.Progress(
+        spec_hash=manifest.hash,
+        phase="Complete",
+        finished=True,
+        units=api.Units(planned=manifest.units, committed=manifest.units),
+        documents=api.Documents(
+            total=manifest.rows, done=manifest.rows, filtered=manifest.filtered
+        ),
+        samples=api.Samples(
+            expected=total.in_,
+            written=total.written,
+            skipped=total.skipped,
+            failed=total.failed,
+            finished=total.in_,
+        ),
+        tokens=api.TokenCounts(
+            prompt=manifest.tokens.prompt,
+            completion=manifest.tokens.completion,
+            discarded=manifest.discarded_tokens,
+        ),
+        gone=api.Gone(
+            gpu_seconds=manifest.gpu_seconds,
+            tokens=manifest.tokens.completion + manifest.discarded_tokens,
+        ),
+    )
