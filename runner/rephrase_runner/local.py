@@ -21,11 +21,10 @@ from typing import Any
 import aiohttp
 
 from rephrase_api.errors import ExitCode
-from rephrase_api.launch import DriverLaunch, WorkerLaunch
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
 from rephrase_runner.display import Display
-from rephrase_runner.units import bit_reversed_start
 
 logger = logging.getLogger(__name__)
 

@@ -39,6 +39,7 @@ from rephrase_api.v1alpha1.shared import Storage
 T = TypeVar("T")
 AnyStore = LocalStore | S3Store | GCSStore | AzureStore
 SCHEMES = ("file", "s3", "gs", "az")
+_NO_BUCKET = re.compile(r"<Code>(NoSuchBucket|ContainerNotFound)</Code>")  # has no class in obstore
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # errno EACCES, EPERM, EROFS; ENOSPC, EDQUOT: obstore gives a folder's errors no class of their own
 _REFUSED_ERRNO = {13, 1, 30}
@@ -348,7 +349,7 @@ class Store:
                 where=where,
                 remedy="Give these credentials read access (and write access to an output).",
             ) from error
-        if isinstance(error, FileNotFoundError):  # a put answered 404
+        if isinstance(error, FileNotFoundError) or _NO_BUCKET.search(str(error)):  # a put: 404
             raise AccessRefused(
                 "no such bucket or container", where=where, remedy="Create it, or correct the URI."
             ) from error
@@ -507,7 +508,7 @@ def _remote_store(
             parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **azure
         )
     raise InvalidSpec(
-        f'unknown scheme "{parts.scheme}"',
+        f"this version cannot open {parts.scheme}://",
         where=uri,
         remedy=f"Use one of {', '.join(f'{scheme}://' for scheme in SCHEMES)} or a path.",
     )

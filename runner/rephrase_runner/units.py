@@ -87,21 +87,6 @@ def plan_units(
             first_row += rows
 
 
-def bit_reversed_start(slot: int, units: int) -> int:
-    """The unit at which the worker of `slot` begins: 0, 1/2, 1/4, 3/4, 1/8 ... of the plan.
-
-    Any number of slots is spread almost evenly and none moves when others come or go. It says
-    where a worker begins, never where it must stop.
-
-    Args:
-        slot: number of the worker, from 0.
-        units: units in the plan; 0 gives 0.
-    """
-    bits = slot.bit_length()
-    reversed_slot = int(f"{slot:b}"[::-1], 2)
-    return (reversed_slot * units) >> bits
-
-
 def _sizes(file: SourceFile, target: int) -> Iterator[int]:
     """Rows of each unit of `file`: its blocks, small neighbors merged."""
     finished = 0  # held back by one: the scrap at the end of the file may join it

@@ -136,7 +136,6 @@ async def test_a_prefix_that_is_no_folder_is_refused(bucket: Bucket) -> None:
     assert f"spec.source.uri: there is nothing at {bucket.s3.uri('we')}" in str(refused.value)
 
 
-@pytest.mark.skip(reason="until store.py knows NoSuchBucket of a listing, this takes two minutes")
 @pytest.mark.parametrize("uri", ["s3://no-such-bucket/web/", "s3://no-such-bucket/web/a.parquet"])
 async def test_a_missing_bucket_is_told_at_once(bucket: Bucket, uri: str) -> None:
     with pytest.raises(AccessRefused, match=r"no-such-bucket.*no such bucket"):

@@ -1,5 +1,6 @@
 """When a claim may be taken over, and which unit a worker tries next."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
@@ -233,4 +234,4 @@ def test_runs_name_every_unit_once(units: set[int]) -> None:
     ranges = runs(sorted(units))
 
     assert [unit for first, end in ranges for unit in range(first, end)] == sorted(units)
-    assert all(end < later for (_, end), (later, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(end < later for (_, end), (later, _) in itertools.pairwise(ranges))

@@ -5,7 +5,8 @@ from itertools import accumulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rephrase_runner.units import SourceFile, Unit, bit_reversed_start, plan_units
+from rephrase_api.launch import bit_reversed_start
+from rephrase_runner.units import SourceFile, Unit, plan_units
 
 derandomized = settings(derandomize=True, deadline=None, max_examples=200)
 
