@@ -6,7 +6,7 @@ driver gets the whole spec; a worker reads everything that decides *what* is wri
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -89,6 +89,10 @@ class WorkerLaunch(Launch):
     heartbeat_seconds: float = Field(10, gt=0)
     lease_seconds: float = Field(60, gt=0)
     checkpoint_seconds: float = Field(60, gt=0)
+    spot_notice: Literal["", "AWS", "GCP", "Azure"] = Field(
+        "", description="Cloud whose notice of a spot machine's end is watched for; empty = none."
+    )
+    spot_notice_address: str = Field("", description="Its metadata service; empty = the usual one.")
     hang_seconds: float = Field(180, gt=0, description="An engine silent for so long is dead.")
     request_attempts: int = Field(3, ge=1)
     engine_kills: int = Field(2, ge=1)

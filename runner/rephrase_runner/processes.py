@@ -27,7 +27,7 @@ from rephrase_api.errors import (
 from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
-from rephrase_runner import driver, engines, health
+from rephrase_runner import driver, engines, health, spot_notice
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Engine, Request, Sampling
 from rephrase_runner.job import Job, Pace
@@ -236,10 +236,20 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         ),
         drain=drain,
     )
+    noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
     try:
         await worker.run()
     finally:
+        noticing.cancel()
         worker.close()
+
+
+async def _drain_on_notice(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+    """Drain at once where the cloud tells before SIGTERM that the machine goes."""
+    if launch.spot_notice:
+        cloud = spot_notice.Cloud(launch.spot_notice)
+        await spot_notice.watch(cloud, address=launch.spot_notice_address)
+        drain.set()
 
 
 async def _open_run(store: Store, launch: WorkerLaunch) -> tuple[SpecRecord, Ledger]:

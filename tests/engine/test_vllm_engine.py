@@ -133,6 +133,17 @@ async def test_sampling_that_vllm_refuses_fails_alone_and_for_good(engine: Engin
     assert isinstance(fine, Completion)
 
 
+async def test_steps_are_counted_long_before_there_is_an_answer(engine: Engine) -> None:
+    call = asyncio.create_task(answers(engine, a_request(engine, sampling=LONG)))
+    before = engine.steps
+
+    await eventually(lambda: engine.steps > before + 5, "steps are made")
+
+    assert not call.done()
+    call.cancel()
+    await asyncio.wait([call])
+
+
 async def test_requests_of_a_cancelled_call_are_taken_from_vllm(engine: Engine) -> None:
     call = asyncio.create_task(answers(engine, *[a_request(engine, sampling=LONG)] * 5))
     await in_flight(engine, 5)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.waiting import wait_until
 
 BUILD = """

@@ -157,6 +157,13 @@ class EngineSuite:
 
         assert await answer(engine, a_request(engine))
 
+    async def test_an_answer_is_a_sign_of_life(self, engine: Engine) -> None:
+        before = engine.steps
+
+        await answer(engine, a_request(engine))
+
+        assert engine.steps > before
+
     async def test_there_is_room_for_more_than_one_document(self, engine: Engine) -> None:
         assert engine.max_in_flight >= 32
         assert engine.context_tokens > 0

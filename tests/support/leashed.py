@@ -3,6 +3,7 @@ the leash. Prints the ids of both, then waits to be killed. `test_vllm_leash.py`
 
 import multiprocessing
 import os
+import sys
 import threading
 
 
@@ -28,5 +29,6 @@ if __name__ == "__main__":
     starter = threading.Thread(target=spawn.Process(target=core, args=(started,)).start)
     starter.start()
     starter.join()
-    print(started.get(), started.get(), flush=True)
+    sys.stdout.write(f"{started.get()} {started.get()}\n")
+    sys.stdout.flush()
     threading.Event().wait()

@@ -199,6 +199,8 @@ class VLLMEngine:
         self._processes = ProcessTree(core.pid for core in self._cores)
         self._oom_kills_before = oom_kills_before
         self._ids = itertools.count()
+        self.steps = 0
+        self._count_steps(engine.engine_core)
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """See `base.Engine`."""
@@ -222,6 +224,20 @@ class VLLMEngine:
         finally:
             log.setLevel(level)
             self._processes.kill(timeout_seconds=_CLOSE_SECONDS)
+
+    def _count_steps(self, client: Any) -> None:  # noqa: ANN401 - EngineCoreClient
+        """Count what EngineCore sends: something after each step that made tokens, long before an answer.
+
+        vLLM would tell it to a logger of statistics too, but then it keeps statistics of every token.
+        """
+        receive = client.get_output_async
+
+        async def counted() -> object:
+            outputs = await receive()
+            self.steps += 1
+            return outputs
+
+        client.get_output_async = counted
 
     async def _answer(self, request: Request) -> Completion | RequestFailed:
         from vllm.exceptions import GracefulHTTPError, VLLMClientError

@@ -1,0 +1,189 @@
+"""The documents say what the code does: tables, numbers, paths and examples are compared with it."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rephrase_api.errors import RephraseError
+
+ROOT = Path(__file__).parents[3]
+RUNNER = ROOT / "runner" / "rephrase_runner"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = sorted(RUNNER.rglob("*.py"))
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Cells of the table under a heading, without its head; code marks are left out."""
+    section = re.split(r"^## ", text.split(f"## {heading}\n", 1)[1], flags=re.MULTILINE)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+# -- docs/reasons.md --
+
+
+def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rsplit(".", 1)[-1] == name:
+            yield node
+
+
+def text_of(value: ast.expr, module: ast.Module) -> str | None:
+    """The text of a literal or of a constant of the module; None for what is only known at run time."""
+    if isinstance(value, ast.Constant):
+        return str(value.value)
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(value, ast.Name):
+            if ast.unparse(node.targets[0]) == value.id and isinstance(node.value, ast.Constant):
+                return str(node.value.value)
+    return None
+
+
+def reasons_in_the_code() -> set[tuple[str, str]]:
+    found = set()
+    for path in SOURCES:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for call in calls(module, "Problem"):
+            reason = text_of(call.args[1], module)
+            found.add((reason, ast.unparse(call.args[0]).rsplit(".", 1)[-1].lower()))
+        for call in calls(module, "RequestFailed"):
+            found.add((text_of(call.args[0], module), "failed"))
+        for call in calls(module, "failed_rows"):
+            found |= {
+                (text_of(word.value, module), "failed")
+                for word in call.keywords
+                if word.arg == "reason"
+            }
+    return {(reason, outcome) for reason, outcome in found if reason is not None}
+
+
+def test_every_reason_of_a_sample_is_in_the_table_and_no_other() -> None:
+    documented = {(cells[0], cells[1]) for cells in table(page("docs/reasons.md"), "Of samples")}
+
+    assert documented == reasons_in_the_code()
+
+
+def test_every_flag_is_in_the_table_and_no_other() -> None:
+    made = {"kept_null"}
+    for path in SOURCES:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for call in calls(module, "append"):
+            if ast.unparse(call.func) == "flags.append":
+                made.add(str(text_of(call.args[0], module)))
+
+    assert {cells[0] for cells in table(page("docs/reasons.md"), "Flags")} == made
+
+
+def test_every_error_is_in_the_table_with_its_exit_code() -> None:
+    for path in SOURCES:
+        if path.stem not in {"__main__", "__init__"}:
+            module = ".".join(path.relative_to(RUNNER.parent).with_suffix("").parts)
+            importlib.import_module(module)
+    raised = {(kind.reason, str(int(kind.exit_code))) for kind in [RephraseError, *below()]}
+
+    rows = table(page("docs/reasons.md"), "Of processes")
+
+    assert {(cells[0], cells[1]) for cells in rows} == raised
+
+
+def below(kind: type[RephraseError] = RephraseError) -> Iterator[type[RephraseError]]:
+    for sub in kind.__subclasses__():
+        if sub.__module__.startswith("rephrase_"):
+            yield sub
+            yield from below(sub)
+
+
+# -- docs/ledger.md --
+
+
+def cited(what: str) -> set[int]:
+    """Numbers of holes, sections or invariants that the code refers to."""
+    found: set[int] = set()
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        pattern = rf"\b{what}s? (\d+)(?:(?:, | and | to )(\d+))?"
+        for first, second in re.findall(pattern, text):
+            found |= {int(first), int(second or first)}
+    return found
+
+
+def test_every_part_of_the_ledger_that_the_code_cites_is_there() -> None:
+    text = page("docs/ledger.md")
+    sections = {int(number) for number in re.findall(r"^## (\d+)\.", text, re.MULTILINE)}
+    holes = {int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    invariants = text.split("## 10. ", 1)[1].split("## 11. ", 1)[0]
+    numbered = {int(number) for number in re.findall(r"^(\d+)\. ", invariants, re.MULTILINE)}
+
+    assert cited("hole") <= holes == set(range(1, 22))
+    assert cited("section") <= sections
+    assert cited("invariant") <= numbered
+
+
+# -- all pages --
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_path_that_a_page_names_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    folders = "operator|runner|crds|examples|docs|tests|\\.ci"
+    named = set(re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]*[\w/]", text))
+    linked = {
+        str((path.parent / link).resolve().relative_to(ROOT))
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text)
+    }
+
+    assert [name for name in sorted(named | linked) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_test_that_a_page_names_exists(path: Path) -> None:
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"\btest_[a-z0-9_]+\b(?!\.py)", path.read_text(encoding="utf-8")))
+
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_blocks_that_come_from_a_file_are_that_file(path: Path, *, update_golden: bool) -> None:
+    """``<!-- file: NAME -->`` above a block of code says where it comes from."""
+    text = path.read_text(encoding="utf-8")
+    block = re.compile(r"(<!-- file: (\S+) -->\n```\w*\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
+
+    fresh = block.sub(lambda found: f"{found[1]}{page(found[2])}{found[4]}", text)
+
+    if update_golden:
+        path.write_text(fresh, encoding="utf-8")
+    assert fresh == path.read_text(encoding="utf-8")
+
+
+def test_make_help_tells_of_every_target() -> None:
+    makefile = page("Makefile")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    told = set(re.findall(r"^([a-z-]+):.* ## ", makefile, re.MULTILINE))
+
+    assert targets == phony == told
+
+
+def test_every_make_target_is_explained_to_contributors() -> None:
+    told = {cells[0] for cells in table(page("docs/contributing.md"), "Commands")}
+
+    assert told == {
+        f"make {target}"
+        for target in re.findall(r"^([a-z-]+):.* ## ", page("Makefile"), re.MULTILINE)
+    }
+
+
+def test_every_module_of_the_runner_is_on_the_map() -> None:
+    text = page("docs/architecture.md")
+    names = {path.name for path in RUNNER.glob("*.py")} - {"__init__.py", "__main__.py"}
+
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
