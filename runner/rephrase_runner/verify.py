@@ -251,7 +251,7 @@ class Verification:
                 self._fault(f"{file.path}: checksum does not fit, its bytes were changed")
             try:
                 table = await asyncio.to_thread(_read_keys, got.data)
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 self._fault(f"{file.path}: cannot be read: {error}")
                 continue
             if table.num_rows != file.rows:
@@ -323,14 +323,27 @@ class Verification:
     def _manifest_faults(
         self, manifest: Manifest, plan: Plan, files: list[DataFile]
     ) -> Iterable[str]:
-        if (manifest.run, manifest.hash) != (self._book.run, self._spec.hash):
-            yield "belongs to another run"
-        if manifest.units != plan.units or manifest.rows != plan.rows:
-            yield "units or rows are not those of the plan"
-        if manifest.counts != self._account.counts:
-            yield "counts are not the sum of the commits"
-        if list(manifest.files) != files:
-            yield "files are not those of the groups"
+        account = self._account
+        told = {
+            "run": self._book.run,
+            "hash": self._spec.hash,
+            "declared": self._spec.declared,
+            "resolved": self._spec.resolved,
+            "units": plan.units,
+            "rows": plan.rows,
+            "source": plan.files,
+            "skipped_files": plan.skipped_files,
+            "filtered": account.filtered,
+            "documents": account.rows - account.filtered,
+            "counts": account.counts,
+            "reasons": account.reasons,
+            "tokens": account.tokens,
+            "truncated": account.truncated,
+            "files": tuple(files),
+        }
+        for name, value in told.items():
+            if getattr(manifest, name) != value:
+                yield f'"{name}" is not what spec, plan, commits and groups say'
 
 
 def _row_ranges(units: Iterable[Unit]) -> list[range]:

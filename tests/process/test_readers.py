@@ -1,7 +1,9 @@
-"""The dataset as it lies is what every tool for datasets reads: the rewrite in `text`, one config a prompt."""
+"""Every tool for datasets reads the output as it lies: the rewrite in `text`, a config for each prompt."""
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -9,9 +11,10 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datatrove.pipeline.readers import ParquetReader
 
 from support import corpora
-from support.laptop import Laptop
+from support.laptop import Laptop, tree
 from support.manifests import BUILT_IN, a_manifest
 
 PROMPTS = [prompt["name"] for prompt in BUILT_IN]
@@ -59,10 +62,10 @@ def test_each_prompt_has_its_own_rewrites_under_ids_of_their_own(finished: Lapto
 
 
 def test_the_output_holds_the_data_a_card_and_the_ledger_and_nothing_else(finished: Laptop) -> None:
-    data = sorted(str(path.relative_to(finished.output / "data")) for path in finished.output.glob("data/**/*"))
-
     assert sorted(path.name for path in finished.output.iterdir()) == ["README.md", "_run", "data"]
-    assert data == sorted([*PROMPTS, *(f"{prompt}/part-00000.parquet" for prompt in PROMPTS)])
+    assert sorted(tree(finished.output / "data")) == [
+        f"{prompt}/part-00000.parquet" for prompt in sorted(PROMPTS)
+    ]
 
 
 def test_the_schema_is_the_documented_one(finished: Laptop) -> None:
@@ -89,15 +92,15 @@ def test_the_schema_is_the_documented_one(finished: Laptop) -> None:
 
 
 def test_duckdb_reads_it(finished: Laptop, expected: dict[str, str]) -> None:
-    query = f"select id, text from '{finished.output}/data/faq/*.parquet'"
+    found = duckdb.read_parquet(f"{finished.output}/data/faq/*.parquet")
 
-    assert dict(duckdb.sql(query).fetchall()) == expected
+    assert dict(found.project("id, text").fetchall()) == expected
 
 
 def test_duckdb_reads_all_prompts_at_once(finished: Laptop) -> None:
-    query = f"select prompt, count(*) from '{finished.output}/data/**/*.parquet' group by prompt"
+    found = duckdb.read_parquet(f"{finished.output}/data/**/*.parquet")
 
-    assert dict(duckdb.sql(query).fetchall()) == dict.fromkeys(PROMPTS, 2)
+    assert dict(found.aggregate("prompt, count(*)").fetchall()) == dict.fromkeys(PROMPTS, 2)
 
 
 def test_polars_reads_it(finished: Laptop, expected: dict[str, str]) -> None:
@@ -107,30 +110,34 @@ def test_polars_reads_it(finished: Laptop, expected: dict[str, str]) -> None:
 
 
 def test_datasets_loads_each_prompt_by_its_name(
-    finished: Laptop, expected: dict[str, str], hub: None
+    finished: Laptop, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    import datasets
+    # a process of its own, since `datasets` takes its folders from the environment when imported
+    script = """if True:
+        import json, sys
+        from datasets import get_dataset_config_names, load_dataset
+        rows = load_dataset(sys.argv[1], "faq", split="train")
+        print(json.dumps([get_dataset_config_names(sys.argv[1]), rows.column_names, rows.to_list()]))
+    """
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
 
-    names = datasets.get_dataset_config_names(str(finished.output))
-    found = datasets.load_dataset(str(finished.output), "faq", split="train")
+    loaded = subprocess.run(
+        [sys.executable, "-c", script, finished.output],
+        env=offline,
+        capture_output=True,
+        check=True,
+    )
 
+    names, columns, rows = json.loads(loaded.stdout)
     assert sorted(names) == sorted(PROMPTS)
-    assert dict(zip(found["id"], found["text"], strict=True)) == expected
-    assert found.column_names[-1] == "url"
+    assert columns[-1] == "url"
+    assert {row["id"]: row["text"] for row in rows} == expected
 
 
 def test_datatrove_reads_the_rewrite_as_the_text_of_a_document(
-    finished: Laptop, expected: dict[str, str], hub: None
+    finished: Laptop, expected: dict[str, str]
 ) -> None:
-    from datatrove.pipeline.readers import ParquetReader
-
     documents = list(ParquetReader(str(finished.output / "data" / "faq")).run())
 
     assert {document.id: document.text for document in documents} == expected
     assert {document.metadata["url"] for document in documents} == {row["url"] for row in SOURCE}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No hub, and a cache that ends with the test."""
-    yield

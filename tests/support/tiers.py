@@ -112,7 +112,7 @@ class Tiers:
         self._missing = {name: reason for name, find in PEERS.items() if (reason := find())}
         self._tiers: dict[str, str] = {}
         self._outcomes: Counter[tuple[str, str]] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(TIERS, 0.0)
         self._skipped: Counter[tuple[str, str]] = Counter()
         if absent := sorted(self._required & self._missing.keys()):
             reasons = "; ".join(f"{name}: {self._missing[name]}" for name in absent)

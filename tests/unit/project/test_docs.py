@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from typer.main import get_command
 
 from rephrase_api.errors import RephraseError
+from rephrase_runner.cli import app
 
 ROOT = Path(__file__).parents[3]
 RUNNER = ROOT / "runner" / "rephrase_runner"
@@ -40,11 +43,13 @@ def text_of(value: ast.expr, module: ast.Module) -> str | None:
     """The text of a literal or of a constant of the module; None for what is only known at run time."""
     if isinstance(value, ast.Constant):
         return str(value.value)
-    for node in module.body:
-        if isinstance(node, ast.Assign) and isinstance(value, ast.Name):
-            if ast.unparse(node.targets[0]) == value.id and isinstance(node.value, ast.Constant):
-                return str(node.value.value)
-    return None
+    constants = {
+        ast.unparse(node.targets[0]): node.value.value
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    found = constants.get(ast.unparse(value))
+    return None if found is None else str(found)
 
 
 def reasons_in_the_code() -> set[tuple[str, str]]:
@@ -63,6 +68,21 @@ def reasons_in_the_code() -> set[tuple[str, str]]:
                 if word.arg == "reason"
             }
     return {(reason, outcome) for reason, outcome in found if reason is not None}
+
+
+def test_every_reason_is_spelled_where_it_is_made_so_that_it_can_be_found() -> None:
+    handed_on = {"reason", "outcome.reason"}
+    unknown = [
+        f"{path.name}: {ast.unparse(call)}"
+        for path in SOURCES
+        for module in [ast.parse(path.read_text(encoding="utf-8"))]
+        for name, place in (("Problem", 1), ("RequestFailed", 0))
+        for call in calls(module, name)
+        if text_of(call.args[place], module) is None
+        and ast.unparse(call.args[place]) not in handed_on
+    ]
+
+    assert unknown == []
 
 
 def test_every_reason_of_a_sample_is_in_the_table_and_no_other() -> None:
@@ -87,14 +107,15 @@ def test_every_error_is_in_the_table_with_its_exit_code() -> None:
         if path.stem not in {"__main__", "__init__"}:
             module = ".".join(path.relative_to(RUNNER.parent).with_suffix("").parts)
             importlib.import_module(module)
-    raised = {(kind.reason, str(int(kind.exit_code))) for kind in [RephraseError, *below()]}
+    kinds: list[type[RephraseError]] = [RephraseError, *below(RephraseError)]
+    raised = {(kind.reason, str(int(kind.exit_code))) for kind in kinds}
 
     rows = table(page("docs/reasons.md"), "Of processes")
 
     assert {(cells[0], cells[1]) for cells in rows} == raised
 
 
-def below(kind: type[RephraseError] = RephraseError) -> Iterator[type[RephraseError]]:
+def below(kind: type[RephraseError]) -> Iterator[type[RephraseError]]:
     for sub in kind.__subclasses__():
         if sub.__module__.startswith("rephrase_"):
             yield sub
@@ -164,22 +185,34 @@ def test_blocks_that_come_from_a_file_are_that_file(path: Path, *, update_golden
     assert fresh == path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_command_that_a_page_shows_is_one_of_ours(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    shown = set(re.findall(r"(?:^|`|rephrase-)rephrase ([a-z]+)", text, re.MULTILINE))
+    commands = get_command(app)
+    assert isinstance(commands, click.Group)
+
+    assert shown <= set(commands.commands)
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets()
+
+
+def targets() -> set[str]:
+    """Targets of the Makefile that `make help` tells of."""
+    return set(re.findall(r"^([a-z-]+):.* ## ", page("Makefile"), re.MULTILINE))
+
+
 def test_make_help_tells_of_every_target() -> None:
     makefile = page("Makefile")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    written = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
-    told = set(re.findall(r"^([a-z-]+):.* ## ", makefile, re.MULTILINE))
 
-    assert targets == phony == told
+    assert written == phony == targets()
 
 
 def test_every_make_target_is_explained_to_contributors() -> None:
     told = {cells[0] for cells in table(page("docs/contributing.md"), "Commands")}
 
-    assert told == {
-        f"make {target}"
-        for target in re.findall(r"^([a-z-]+):.* ## ", page("Makefile"), re.MULTILINE)
-    }
+    assert told == {f"make {target}" for target in targets()}
 
 
 def test_every_module_of_the_runner_is_on_the_map() -> None:

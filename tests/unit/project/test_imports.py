@@ -18,8 +18,8 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 
 
 def contract(name: str) -> dict[str, list[str]]:
-    (found,) = (one for one in CONTRACTS if one["name"] == name)
-    return found
+    found: list[dict[str, list[str]]] = [one for one in CONTRACTS if one["name"] == name]
+    return found[0]
 
 
 def modules(package: str) -> dict[str, Path]:
