@@ -6,7 +6,7 @@ driver gets the whole spec; a worker reads everything that decides *what* is wri
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,7 +51,7 @@ class Launch(BaseModel):
             if raw is None:
                 continue
             try:
-                values[name] = raw if field.annotation is str else json.loads(raw)
+                values[name] = raw if _is_text(field.annotation) else json.loads(raw)
             except json.JSONDecodeError as error:
                 raise InvalidSpec(f"not JSON: {error}", where=PREFIX + name.upper()) from error
         try:
@@ -62,6 +62,11 @@ class Launch(BaseModel):
             raise InvalidSpec(
                 first["msg"], where=variable, remedy="Set it; `rephrase run` does so by itself."
             ) from error
+
+
+def _is_text(annotation: Any) -> bool:  # noqa: ANN401 - whatever a field is declared as
+    """Whether a field's values are written as they are; the literals here are all text."""
+    return annotation is str or get_origin(annotation) is Literal
 
 
 class DriverLaunch(Launch):

@@ -112,6 +112,8 @@ def run(
     ignored = cluster_only_fields(found.spec)
     if ignored:
         shown.note(f"only a cluster can honor {', '.join(ignored)}; left aside here")
+    if found.spec.canary.documents:
+        shown.note("spec.canary is not in this version; all documents are done at once")
     count = workers or local.worker_count(found, local.gpu_devices())
     logs = _state_folder() / name / time.strftime("%Y%m%dT%H%M%S")
     supervisor = local.Supervisor(found, workers=count, display=shown, logs=logs)

@@ -4,7 +4,7 @@ What needs no request (generating, deciding) happens in the step of the request 
 two steps anything may happen: that is a pause, a zombie, a slow reader, a stale listing.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -174,12 +174,27 @@ class Workers:
             if world.deeds >= me.run:
                 yield Move("starts", world, me._replace(at=At.START))
             return
+        for move in self._next(world, me):
+            if move.local.at is At.OUT and move.local.known:
+                yield move._replace(claim=self._still_open(world, me))
+            else:
+                yield move
+
+    def _next(self, world: World, me: Worker) -> Moves:
         yield from self._mishaps(world, me)
         yield from self._beats(world, me)
         if me.put is not None:
             yield from self._putting(world, me, me.put)
         else:
             yield from self._steps[me.at](world, me)
+
+    def _still_open(self, world: World, me: Worker) -> Hashable:
+        """A worker ends since all is committed: a unit of which that is not true."""
+        folder = self.folder(me.run)
+        for unit in range(self._work.units):
+            if not world.store.has(("commit", folder, unit)):
+                return "open", unit
+        return None
 
     # -- names --
 
@@ -228,7 +243,8 @@ class Workers:
         return Beat(me.beat + 1, state, () if me.hold is None else (me.hold,), me.reports)
 
     def _composed(self, me: Worker, beat: Beat) -> Worker:
-        return me._replace(beat=beat.number, told=beat[1:])
+        promised = me.promised if me.promised > beat.number else 0
+        return me._replace(beat=beat.number, told=beat[1:], promised=promised)
 
     def _beats(self, world: World, me: Worker) -> Moves:
         if me.at in {At.START, At.LEAVE}:
@@ -487,7 +503,7 @@ class Workers:
     def _leave(self, world: World, me: Worker) -> Moves:
         beat = self._next_beat(me, "gone")
         after = world.put(self._beat_name(me), beat, own=True)
-        yield Move("says goodbye", after, self._out(me))
+        yield Move("says goodbye", after, self._out(me, me.known))
 
     # -- shared --
 
@@ -530,7 +546,7 @@ class Workers:
         part = "part", folder, unit, "s", me.name
         return Put(("commit", folder, unit, "s"), (0, me.name, part, me.samples, self._work.keys))
 
-    def _reading(self, world: World, me: Worker, then: "Callable[[Worker], Worker]") -> Moves:
+    def _reading(self, world: World, me: Worker, then: Callable[[Worker], Worker]) -> Moves:
         """Read the checkpoints that were listed, and merge them with what is in hand."""
         unit, _ = self._held_unit(me)
         gone = [name for name in me.found if not world.store.has(name)]
@@ -547,7 +563,7 @@ class Workers:
         after = then(me._replace(samples=samples, found=()))
         yield Move("reads checkpoints", world, after)
 
-    def _merged(self, world: World, names: "Sequence[Name]") -> Samples:
+    def _merged(self, world: World, names: Sequence[Name]) -> Samples:
         bodies: list[tuple[str, Samples]] = []
         for name in names:
             _, _, unit, origin, epoch, worker, number = name
@@ -563,7 +579,7 @@ class Workers:
         done = {one.key for one in me.samples}
         return [key for key in range(me.rows) if key not in done]
 
-    def _made(self, me: Worker, keys: "Iterable[int]", status: str) -> Samples:
+    def _made(self, me: Worker, keys: Iterable[int], status: str) -> Samples:
         return tuple(Made(me.run, key, me.process, status) for key in keys)
 
     def _completed(self, me: Worker, missing: list[int], status: str) -> Worker:
@@ -597,7 +613,7 @@ class Workers:
             idle = idle._replace(reports=tuple(sorted({*me.reports, unit})))
         if len(idle.known) < self._work.units:
             return idle
-        return idle._replace(at=At.LEAVE) if self._work.driver else self._out(me)
+        return idle._replace(at=At.LEAVE) if self._work.driver else self._out(me, idle.known)
 
-    def _out(self, me: Worker) -> Worker:
-        return Worker(me.process, me.name, me.run, At.OUT)
+    def _out(self, me: Worker, known: tuple[int, ...] = ()) -> Worker:
+        return Worker(me.process, me.name, me.run, At.OUT, known=known)

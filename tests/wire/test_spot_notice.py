@@ -44,7 +44,8 @@ class Metadata:
                 assert request.query["api-version"]
                 kind = "Preempt" if self.notice else "Reboot"
                 return web.json_response({"Events": [{"EventType": kind}]})
-        return web.Response(status=404)
+            case _:
+                return web.Response(status=404)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from rephrase_api.errors import AccessRefused, InvalidSpec
 from rephrase_runner.store import Outcome, StorageOptions, Store, Unclear, probe
-from support.scripted_s3 import Fault, ScriptedS3, scripted_s3
+from support.scripted_s3 import Answer, Fault, ScriptedS3, scripted_s3
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def test_the_first_put_is_ours_and_the_second_is_not(store: Store) -> None
 
 @pytest.mark.parametrize("answer", ["500", "503", "cut"])
 async def test_a_put_whose_answer_is_lost_is_still_ours(
-    server: ScriptedS3, store: Store, answer: str
+    server: ScriptedS3, store: Store, answer: Answer
 ) -> None:
     server.faults = [Fault("PUT", answer, effect=True)]
 

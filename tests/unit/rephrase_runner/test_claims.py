@@ -201,10 +201,10 @@ def test_workers_that_follow_the_board_visit_every_free_unit_once(states: list[i
             board.commit(unit, unit + 1)
     visited = []
     wish = 0
-    while (unit := board.next_free(wish)) is not None:
-        visited.append(unit)
-        board.take(unit)
-        wish = unit + 1
+    while (found := board.next_free(wish)) is not None:
+        visited.append(found)
+        board.take(found)
+        wish = found + 1
 
     assert sorted(visited) == [unit for unit, state in enumerate(states) if state == Board.FREE]
 

@@ -1,6 +1,6 @@
 """The fold of a unit's history: who is suspect, what is tried next, who is guilty."""
 
-from rephrase_runner.suspects import Death, Silence, next_window, suspect
+from rephrase_runner.suspects import Death, End, Silence, next_window, suspect
 
 OPEN = range(16)
 
@@ -61,6 +61,6 @@ def test_two_preemptions_while_alone_condemn_no_innocent() -> None:
 
 
 def test_one_more_end_of_any_kind_alone_condemns() -> None:
-    ends = [Silence(1, rows(3)), Death(2, rows(3)), Silence(3, rows(3))]
+    ends: list[End] = [Silence(1, rows(3)), Death(2, rows(3)), Silence(3, rows(3))]
 
     assert [one.row for one in suspect(ends, OPEN, kills=2).guilty] == [3]
