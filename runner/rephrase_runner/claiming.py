@@ -34,6 +34,7 @@ class Claimer:
         heart: lists what is claimed.
         start: unit to begin at.
         describe: gives the `Hold` of a claimed unit for heartbeats, given unit and epoch.
+        report: called with a unit whose commit was found: its worker may have died before it told.
         lease_seconds: how long a silent holder is waited for.
         refresh_seconds: how often the driver's view is read.
     """
@@ -46,6 +47,7 @@ class Claimer:
         *,
         start: int,
         describe: Callable[[int, int], Hold],
+        report: Callable[[int], None],
         lease_seconds: float,
         refresh_seconds: float,
     ) -> None:
@@ -54,6 +56,7 @@ class Claimer:
         self._heart = heart
         self._wish = start % max(1, units)
         self._describe = describe
+        self._report = report
         self._lease = lease_seconds
         self._refresh = refresh_seconds
         self._mine: dict[int, int] = {}
@@ -118,7 +121,7 @@ class Claimer:
     async def _consider(self, unit: int, heartbeats: dict[str, Seen | None]) -> Claimed | None:
         """Take the unit over if its holder let it go or is dead."""
         if await self._ledger.read_commit(unit) is not None:
-            self.committed(unit)
+            self._found_commit(unit)
             return None
         latest = await self._ledger.latest_claim(unit)  # the claim first, its heartbeat second
         if latest is None:
@@ -162,11 +165,15 @@ class Claimer:
             return None
         if epoch > 1 and await self._ledger.read_commit(unit) is not None:
             self._heart.let_go(unit, epoch)
-            self.committed(unit)
+            self._found_commit(unit)
             return None
         self._mine[unit] = epoch
         logger.debug("unit claimed", extra={"unit": unit, "epoch": epoch, "reason": why})
         return Claimed(unit, epoch)
+
+    def _found_commit(self, unit: int) -> None:
+        self.committed(unit)
+        self._report(unit)
 
     async def look_around(self, *, force: bool) -> None:
         """Bring the board up to date from progress.json or, where that is old, from listings."""

@@ -14,7 +14,6 @@ from rephrase_api.errors import FailureLimit, LedgerDamaged
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRunSpec
 from rephrase_runner import card, ledger, parts, preflight, records
-from rephrase_runner.account import Account
 from rephrase_runner.columns import schema_from_text, schema_to_text
 from rephrase_runner.ledger import Ledger
 from rephrase_runner.publish import Publisher
@@ -146,7 +145,7 @@ class Driver:
         )
         while True:
             await watch.look(asyncio.get_running_loop().time())
-            stop = self._stop(watch.account)
+            stop = self._stop(watch)
             await watch.tell(stop)
             await publisher.advance(watch.commits)
             if publisher.finished:
@@ -178,17 +177,16 @@ class Driver:
             stop.message, remedy="Look at dead_letter/, raise the limit, and run again to continue."
         )
 
-    def _stop(self, account: Account) -> records.Stop | None:
+    def _stop(self, watch: Watch) -> records.Stop | None:
         """Whether more documents failed than the spec allows (share and count both exceeded)."""
         limit = self._spec.retries.max_failed_documents
-        failed = max((counts.failed for counts in account.counts.values()), default=0)
-        documents = account.rows - account.filtered
+        failed, documents = watch.failed_documents, watch.finished_documents
         if not limit.exceeded_by(failed, documents):
             return None
         return records.Stop(
             reason=FailureLimit.reason,
             message=(
-                f"{failed} of {documents} documents failed, more than {limit.share} and "
+                f"{failed} of {documents} finished documents failed, more than {limit.share} and "
                 f"{limit.count} (spec.retries.maxFailedDocuments)"
             ),
         )

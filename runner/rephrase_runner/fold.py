@@ -110,6 +110,11 @@ class Fold:
         return sum(seen.heartbeat.samples for seen in self._all())
 
     @property
+    def failed(self) -> int:
+        """Samples that failed in any worker, committed or not."""
+        return sum(seen.heartbeat.failed for seen in self._all())
+
+    @property
     def generated_tokens(self) -> int:
         """Tokens that all workers generated, committed or not."""
         return sum(seen.heartbeat.generated_tokens for seen in self._all())

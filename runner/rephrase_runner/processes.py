@@ -241,7 +241,6 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         await worker.run()
     finally:
         noticing.cancel()
-        worker.close()
 
 
 async def _drain_on_notice(launch: WorkerLaunch, drain: asyncio.Event) -> None:

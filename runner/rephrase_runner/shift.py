@@ -32,6 +32,8 @@ from rephrase_runner.vitals import Vitals
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _MAX_HOLDINGS = 8
+_HELP_LOOKS = 4
+"""Units looked at in one go for a slice to help with: a look costs two listings."""
 _NOBODY = Suspicion((), ())
 
 
@@ -81,6 +83,7 @@ class Shift:
         self._pace = pace
         self._clock = asyncio.get_running_loop().time
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._helped_out: set[int] = set()  # units that nobody can help with any more
         self.helping: Holding | None = None
         """A slice of another's unit that we are helping with."""
         self.answerer = Answerer(
@@ -314,13 +317,15 @@ class Shift:
 
     async def _help(self, tasks: asyncio.TaskGroup) -> bool:
         """Do a slice of the unit that will take its holder longest; False if nobody needs help."""
-        for held in slowest_first(self._claimer.tail):
+        needy = [held for held in self._claimer.tail if held.unit not in self._helped_out]
+        for held in slowest_first(needy)[:_HELP_LOOKS]:
             unit = self._job.units[held.unit]
             taken = await self._ledger.shared_slices(unit.index)
             number = last_free_slice(
                 unit, self._job.plan.slice_rows, taken=taken, next_row=held.next
             )
             if number is None or await self._ledger.has_deaths(unit.index):
+                self._helped_out.add(unit.index)
                 continue
             worker = self._claimer.worker
             if await self._ledger.take_share(unit.index, number, worker) is Outcome.MINE:

@@ -46,6 +46,11 @@ class Vitals:
         self.units_committed += 1
         self._commits.append(unit)
 
+    def found_commit(self, unit: int) -> None:
+        """Another's commit was met with; the driver may not know of it."""
+        if unit not in self._commits:
+            self._commits.append(unit)
+
     def describe(self, now: float) -> dict[str, Any]:
         """The changing fields of a heartbeat; call once per beat, since the rate is taken between beats."""
         self.enter(self.phase, now)

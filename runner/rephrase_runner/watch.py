@@ -37,13 +37,27 @@ class Watch:
         self.fold = Fold(book, lease_seconds=lease_seconds)
         self._units = units
         self._rollouts = rollouts
+        self._keys_per_row = sum(rollouts.values())
         self._counter = 0
         self._listed_at: float | None = None
+        self._listed_in_silence = False
 
     @property
     def discarded_tokens(self) -> int:
         """Tokens that were generated and are in no commit (finished ones in open units aside)."""
         return max(0, self.fold.generated_tokens - self.account.tokens.completion)
+
+    @property
+    def finished_documents(self) -> int:
+        """Documents with all their samples, committed or not, as far as can be told."""
+        account = self.account
+        return max(account.rows - account.filtered, self.fold.samples // self._keys_per_row)
+
+    @property
+    def failed_documents(self) -> int:
+        """Documents that failed. Open units count too: one may have nothing else (engine killers)."""
+        committed = max((counts.failed for counts in self.account.counts.values()), default=0)
+        return max(committed, self.fold.failed // self._keys_per_row)
 
     async def look(self, now: float, *, everything: bool = False) -> None:
         """Read what is new.
@@ -55,9 +69,14 @@ class Watch:
         await self.fold.look(now)
         reported = self.fold.reported_commits - self.commits.keys()
         listing_due = self._listed_at is None or now - self._listed_at > _FULL_LISTING_SECONDS
+        silence = not self.fold.alive
+        # once all are gone, nobody is left to report a commit whose worker died right after it
+        unheard = silence and not self._listed_in_silence
+        self._listed_in_silence = silence
         if (
             everything
             or listing_due
+            or unheard
             or self.fold.units_committed > len(self.commits) + len(reported)
         ):
             self._listed_at = now
@@ -94,7 +113,7 @@ class Watch:
     def progress(self, base: api.Progress) -> api.Progress:
         """The body of `GET /progress`."""
         account, samples = self.account, self.account.samples
-        keys_per_row = sum(self._rollouts.values())
+        keys_per_row = self._keys_per_row
         finished = max(samples.in_, min(self.fold.samples, self.plan.rows * keys_per_row))
         rate = self.fold.samples_per_second / keys_per_row
         return base.model_copy(

@@ -90,6 +90,7 @@ class Worker:
             self._heart,
             start=start,
             describe=self._hold,
+            report=vitals.found_commit,
             lease_seconds=pace.lease,
             refresh_seconds=pace.poll,
         )
@@ -123,11 +124,13 @@ class Worker:
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from errors
         finally:
+            # nothing is being generated any more; its end takes seconds that a drain has not
+            closing = asyncio.ensure_future(asyncio.to_thread(self._close))
             if self._heart.acknowledged is not None:
                 await self._leave()
+            await closing
 
-    def close(self) -> None:
-        """End the engine's processes."""
+    def _close(self) -> None:
         if self._engine is not None:
             self._engine.close()
 

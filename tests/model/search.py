@@ -9,6 +9,7 @@ Found are, with a shortest trace: worlds that must not be (`Model.fault`), steps
 fault, crash or false suspicion), found by walking backwards from the end states.
 """
 
+import gc
 import time
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
@@ -51,6 +52,10 @@ class Model(Protocol[W, L]):
         """Everything that a process can do next."""
         ...
 
+    def who(self, process: int, local: L) -> str:
+        """The name of a process in traces."""
+        ...
+
     def fault(self, world: W) -> str | None:
         """What is wrong with this world, or None."""
         ...
@@ -82,7 +87,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a search went. `exhausted`: there is no state that was not seen."""
+    """How a search went. `seconds` of processor; `exhausted`: there is no state that was not seen."""
 
     states: int
     transitions: int
@@ -140,12 +145,18 @@ class Search(Generic[W, L]):
 
     def run(self) -> Outcome:
         """Search until something is found or everything was seen."""
-        began = time.perf_counter()
-        violation = self._forwards()
-        exhausted = violation is None and len(self._keys) < self._max_states
-        if exhausted:
-            violation = self._backwards()
-        seconds = time.perf_counter() - began
+        began = time.process_time()
+        collecting = gc.isenabled()
+        gc.disable()  # millions of tuples without a cycle among them
+        try:
+            violation = self._forwards()
+            exhausted = violation is None and len(self._keys) < self._max_states
+            if exhausted:
+                violation = self._backwards()
+        finally:
+            if collecting:
+                gc.enable()
+        seconds = time.process_time() - began
         return Outcome(len(self._keys), self._transitions, seconds, exhausted, violation)
 
     # -- states as numbers --
@@ -273,7 +284,8 @@ class Search(Generic[W, L]):
         for slot in range(len(self._shifts)):
             for delta, move in self._moves(slot, before):
                 if before + delta == after:
-                    return move.label
+                    local = self._locals_of(before)[slot]
+                    return f"{self._model.who(slot, local)} {move.label}"
         raise AssertionError("no move leads from a state to its successor")
 
 

@@ -8,7 +8,7 @@ from model.decisions import Beat, Made
 from model.rules import Rule
 from model.search import Move
 from model.workers import GONE, At, Work, Worker, Workers
-from model.world import Name, Store, World
+from model.world import Name, Store, World, text
 
 
 class Collector(NamedTuple):
@@ -68,9 +68,7 @@ class Units:
         """Everything that a process can do next."""
         match local:
             case Worker():
-                who = f"{local.name}/{process}" if self._same_ids else local.name
-                for move in self._workers.moves(world, local):
-                    yield Move(f"{who} {move.label}", *move[1:])
+                yield from self._workers.moves(world, local)
             case Collector():
                 yield from self._collect(world, local)
             case Driver():
@@ -78,9 +76,18 @@ class Units:
             case Outside():
                 yield from self._befalls(world, local)
 
-    @property
-    def _same_ids(self) -> bool:
-        return Rule.NEW_ID_PER_PROCESS not in self._rules
+    def who(self, process: int, local: Local) -> str:
+        """The name of a process in traces."""
+        match local:
+            case Worker():
+                same = Rule.NEW_ID_PER_PROCESS not in self._rules
+                return f"{local.name}/{process}" if same else local.name
+            case Collector():
+                return "gc"
+            case Driver():
+                return "driver"
+            case Outside():
+                return "outside:"
 
     # -- the outside --
 
@@ -90,7 +97,7 @@ class Units:
         if world.deeds:
             return
         if self._work.recreation:
-            after = world._replace(store=Store({}), deeds=1)
+            after = world._replace(store=Store(), deeds=1)
             yield Move("the user deletes the output and uses it again", after, local, fair=False)
         if self._work.replacement:
             after = world._replace(deeds=1)
@@ -102,7 +109,7 @@ class Units:
         if me.found:
             first, *rest = me.found
             after = me._replace(found=tuple(rest))
-            yield Move(f"gc deletes {first}", world.delete(first), after)
+            yield Move(f"deletes {text(first)}", world.delete(first), after)
         elif me.looked:
             kinds = ("checkpoint", "share", "part")
             if Rule.GC_READS_THE_COMMIT not in self._rules:
@@ -110,7 +117,7 @@ class Units:
             listed = [name for kind in kinds for name in self._listed(world, kind, me)]
             found = tuple(name for name in listed if name not in me.named)
             after = me._replace(left=me.left - 1, looked=False, named=(), unit=0, found=found)
-            yield Move("gc lists objects", world, after)
+            yield Move("lists objects", world, after)
         elif me.left:
             yield from self._look_at_commits(world, me)
 
@@ -119,11 +126,11 @@ class Units:
         named = {unit: body[2] for unit, body in bodies.items() if isinstance(body, tuple)}
         if Rule.GC_READS_THE_COMMIT not in self._rules:
             after = me._replace(looked=True, named=tuple(named.values()))
-            yield Move("gc lists commits", world, after)
+            yield Move("lists commits", world, after)
             return
         for unit, part in named.items():
             after = me._replace(looked=True, named=(part,), unit=unit)
-            yield Move(f"gc reads commit({unit})", world, after)
+            yield Move(f"reads commit({unit})", world, after)
 
     def _listed(self, world: World, kind: str, me: Collector) -> tuple[Name, ...]:
         if Rule.GC_READS_THE_COMMIT in self._rules:
@@ -138,7 +145,7 @@ class Units:
             beat = world.store.get(name)
             assert isinstance(beat, Beat)
             known.update(beat.committed)
-        yield Move("driver reads heartbeats", world, Driver(tuple(sorted(known))))
+        yield Move("reads heartbeats", world, Driver(tuple(sorted(known))))
 
     # -- what must hold --
 
@@ -192,14 +199,10 @@ class Units:
         """Steps that must not be made: see `Workers`."""
         assert isinstance(claim, tuple)
         match claim:
-            case ("orphan", holder, unit, epoch):
-                for local in locals_:
-                    if (
-                        isinstance(local, Worker)
-                        and local.at not in GONE
-                        and (local.name, local.hold) == (holder, (unit, epoch))
-                    ):
-                        return f"a claim is called orphaned while {holder} works on it"
+            case ("orphan", unit, epoch, *made):
+                workers = (local for local in locals_ if isinstance(local, Worker))
+                if any(self._workers.works_on(one, unit, epoch, tuple(made)) for one in workers):
+                    return f"a claim is called orphaned while {made[0]} works on it"
                 return None
             case ("open", unit):
                 return f"a worker ends although unit {unit} is not committed"

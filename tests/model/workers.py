@@ -109,6 +109,7 @@ class Work:
         replacement: the user may replace the source by one with one row fewer.
         driver: a driver learns of commits from heartbeats alone.
         failures: an engine may fail a sample.
+        makers: samples of two processes differ.
         rules: those that hold.
     """
 
@@ -127,6 +128,7 @@ class Work:
     replacement: bool = False
     driver: bool = False
     failures: bool = False
+    makers: bool = False
     rules: Rules = ALL
 
 
@@ -252,7 +254,8 @@ class Workers:
         beat = self._next_beat(me)
         due = beat[1:] != me.told or me.beat < me.promised
         if not self._work.spare_beats:
-            if due:
+            # While a unit is held, such a beat says as little against its claim as the one before it.
+            if due and me.hold is None:
                 after = world.put(self._beat_name(me), beat, own=True)
                 yield Move(f"beats {beat.number}", after, self._composed(me, beat))
         elif me.flight is None:
@@ -304,9 +307,8 @@ class Workers:
         assert isinstance(holder, str) and isinstance(claimed_at, int)
         found = world.store.get(("beat", self.folder(me.run), holder))
         assert found is None or isinstance(found, Beat)
-        if Rule.BEAT_NUMBERS not in self._rules:
-            claimed_at = 0
-        why = decisions.verdict(unit, epoch, holder, claimed_at, found)
+        since = claimed_at if Rule.BEAT_NUMBERS in self._rules else 0
+        why = decisions.verdict(unit, epoch, holder, since, found)
         if why == "abandoned" and Rule.UNLISTED_IS_ABANDONED not in self._rules:
             why = None
         taking = me._replace(at=At.CLAIM, looked=(unit, epoch + 1))
@@ -315,7 +317,7 @@ class Workers:
             mine = me._replace(at=At.CHECK, looked=(), hold=(unit, epoch))
             yield Move(f"takes {what} for its own", world, mine)
         elif why is not None:
-            orphan = "orphan", holder, unit, epoch
+            orphan = "orphan", unit, epoch, holder, claimed_at
             yield Move(f"calls {what} {why}", world, taking, claim=orphan)
         else:
             dead = holder in world.dead
@@ -333,6 +335,12 @@ class Workers:
         put = Put(("claim", self.folder(me.run), unit, epoch), (me.name, beat), gives_up=True)
         claiming = me._replace(at=At.CLAIM, looked=(), hold=(unit, epoch), promised=beat)
         yield from self._putting(world, claiming, put)
+
+    def works_on(self, me: Worker, unit: int, epoch: int, claim: tuple[Hashable, ...]) -> bool:
+        """Whether a worker works on a unit under this very claim, or is about to."""
+        if me.at in GONE or me.hold != (unit, epoch) or me.name != claim[0]:
+            return False
+        return me.put is None or me.at is not At.CLAIM or me.put.body == claim
 
     def _claimed(self, me: Worker, ending: Ending) -> Worker:
         if ending is not Ending.MINE:
@@ -580,7 +588,8 @@ class Workers:
         return [key for key in range(me.rows) if key not in done]
 
     def _made(self, me: Worker, keys: Iterable[int], status: str) -> Samples:
-        return tuple(Made(me.run, key, me.process, status) for key in keys)
+        maker = me.process if self._work.makers else 0
+        return tuple(Made(me.run, key, maker, status) for key in keys)
 
     def _completed(self, me: Worker, missing: list[int], status: str) -> Worker:
         samples = decisions.by_key((*me.samples, *self._made(me, missing, status)))

@@ -26,9 +26,9 @@ class Store:
 
     __slots__ = ("_hash", "_objects")
 
-    def __init__(self, objects: Mapping[Name, Hashable]) -> None:
-        self._objects = objects
-        self._hash = hash(frozenset(objects.items()))
+    def __init__(self, objects: Mapping[Name, Hashable] | None = None, hash_: int = 0) -> None:
+        self._objects = objects or {}
+        self._hash = hash_
 
     @override
     def __hash__(self) -> int:
@@ -48,11 +48,15 @@ class Store:
 
     def put(self, name: Name, body: Hashable) -> "Store":
         """The store with this object, whatever was there."""
-        return Store({**self._objects, name: body})
+        before = self._objects.get(name)
+        changed = hash((name, body)) if before is None else hash((name, body)) ^ hash((name, before))
+        return Store({**self._objects, name: body}, self._hash ^ changed)
 
-    def without(self, *names: Name) -> "Store":
-        """The store without these objects."""
-        return Store({name: body for name, body in self._objects.items() if name not in names})
+    def without(self, name: Name) -> "Store":
+        """The store without this object."""
+        objects = dict(self._objects)
+        body = objects.pop(name, None)
+        return self if body is None else Store(objects, self._hash ^ hash((name, body)))
 
     def list(self, *prefix: Hashable) -> tuple[Name, ...]:
         """Names that begin like this, sorted."""
@@ -81,7 +85,7 @@ class World(NamedTuple):
         deeds: what the user did so far.
     """
 
-    store: Store = Store({})
+    store: Store = Store()
     network: tuple[Pending, ...] = ()
     faults: int = 0
     crashes: int = 0
@@ -95,9 +99,9 @@ class World(NamedTuple):
             return self
         return self._replace(store=self.store.put(name, body))
 
-    def delete(self, *names: Name) -> "World":
-        """The world without these objects."""
-        return self._replace(store=self.store.without(*names))
+    def delete(self, name: Name) -> "World":
+        """The world without this object."""
+        return self._replace(store=self.store.without(name))
 
     def late(self, pending: Pending) -> "World":
         """One fault fewer, and a put on its way."""

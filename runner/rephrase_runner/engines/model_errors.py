@@ -1,6 +1,8 @@
-"""What went wrong with a model, told by the class of what was raised while it was looked up or loaded."""
+"""What is wrong with a model, told by the class of what was raised while it was looked up or loaded."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -15,6 +17,20 @@ from rephrase_api.errors import (
 _WHERE = "spec.model"
 _OF_THE_MODEL = ("ModelConfig", "VllmConfig")
 """vLLM's configurations that are about the model; all others are about speed."""
+
+
+def check_folder(model: str) -> None:
+    """Say that a folder is wrong before vLLM takes its path for a name on the hub.
+
+    Raises:
+        InvalidModel: `model` is an absolute path, and no model is there.
+    """
+    if os.path.isabs(model) and not Path(model, "config.json").is_file():
+        raise InvalidModel(
+            f"there is no model in {model} (no config.json)",
+            where=_WHERE,
+            remedy="Give a folder that holds config.json, the tokenizer and safetensors files.",
+        )
 
 
 def model_error(error: Exception, model: str) -> RephraseError:

@@ -9,10 +9,9 @@ import itertools
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-from rephrase_api.errors import EngineFailed, InvalidModel, InvalidSpec
+from rephrase_api.errors import EngineFailed, InvalidSpec
 from rephrase_runner.engines import EngineSettings, vllm_leash
 from rephrase_runner.engines.base import (
     Completion,
@@ -24,8 +23,8 @@ from rephrase_runner.engines.base import (
 )
 from rephrase_runner.engines.fan_out import fan_out
 from rephrase_runner.engines.hf_tokenizer import HFTokenizer
-from rephrase_runner.engines.model_errors import model_error
-from rephrase_runner.engines.processes import ProcessTree, oom_kills
+from rephrase_runner.engines.model_errors import check_folder, model_error
+from rephrase_runner.engines.process_tree import ProcessTree, oom_kills
 
 _ARGS = "spec.model.engine.args"
 _LEASH = f"{vllm_leash.__name__}.{vllm_leash.Leash.__name__}"
@@ -57,7 +56,7 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    _check_folder(settings.model)
+    check_folder(settings.model)
     # Of the contexts vLLM knows this one has batches for offline use (on an H100 16384 tokens and 1024
     # sequences); the default one stops at 2048 and 128.
     context = UsageContext.LLM_CLASS
@@ -165,16 +164,6 @@ def _suit_cpu(values: argparse.Namespace, *, uses_seeds: bool) -> None:
         values.enable_chunked_prefill = False
 
 
-def _check_folder(model: str) -> None:
-    """Say that a folder is wrong before vLLM takes its path for a name on the hub."""
-    if os.path.isabs(model) and not Path(model, "config.json").is_file():
-        raise InvalidModel(
-            f"there is no model in {model} (no config.json)",
-            where="spec.model",
-            remedy="Give a folder that holds config.json, the tokenizer and safetensors files.",
-        )
-
-
 class VLLMEngine:
     """See `base.Engine`. Belongs to the event loop of its first `generate`.
 
@@ -206,9 +195,14 @@ class VLLMEngine:
         """See `base.Engine`."""
         if self._engine is None:
             raise EngineDead("exit", "the engine was closed")
-        # vLLM asks its core for this once. Later on, each request is sent before its task first waits, so
-        # that they arrive in order and the first of a document fills the cache for the others.
-        await self._engine.get_supported_tasks()
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            # vLLM asks its core for this once. Later on, each request is sent before its task first waits,
+            # so that they arrive in order and the first of a document fills the cache for the others.
+            await self._engine.get_supported_tasks()
+        except EngineDeadError as error:
+            raise self._death() from error
         await fan_out(requests, deliver, self._answer)
 
     def close(self) -> None:

@@ -188,7 +188,7 @@ def test_blocks_that_come_from_a_file_are_that_file(path: Path, *, update_golden
 def test_every_command_that_a_page_shows_is_one_of_ours(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     shown = set(re.findall(r"(?:^|`|rephrase-)rephrase ([a-z]+)", text, re.MULTILINE))
-    ours = set(get_command(app).commands)  # type: ignore[attr-defined] - it is a group
+    ours = set(get_command(app).commands)  # type: ignore[attr-defined]
 
     assert shown <= ours
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets()

@@ -1,5 +1,8 @@
-"""The processes of an engine: how they end, and that they do."""
+"""The processes of an engine: that they end, and whether the kernel ended one for want of memory."""
 
+import os
+import select
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +37,6 @@ class ProcessTree:
 
     def __init__(self, pids: Iterable[int]) -> None:
         psutil = _psutil()
-
         self._processes: list[Any] = []
         for pid in pids:
             with suppress(psutil.NoSuchProcess):
@@ -43,12 +45,23 @@ class ProcessTree:
 
     def kill(self, *, timeout_seconds: float) -> None:
         """End those that still run, whatever they are doing, and wait until they have given back what
-        they held (the memory of a GPU, before the model is loaded again)."""
-        psutil = _psutil()
+        they held: the memory of a GPU is needed to load the model again."""
+        ends = select.poll()
+        waiting: set[int] = set()
         for process in self._processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(self._processes, timeout=timeout_seconds)
+            with suppress(ProcessLookupError, _psutil().NoSuchProcess):
+                process.kill()  # looks first whether the pid is still the same process's
+                handle = os.pidfd_open(process.pid)
+                ends.register(handle, select.POLLIN)
+                waiting.add(handle)
+        give_up = time.monotonic() + timeout_seconds
+        while waiting and (left := give_up - time.monotonic()) > 0:
+            for handle, _ in ends.poll(left * 1000):
+                ends.unregister(handle)
+                waiting.discard(handle)
+                os.close(handle)
+        for handle in waiting:
+            os.close(handle)
 
 
 def _psutil() -> Any:  # noqa: ANN401

@@ -1,0 +1,107 @@
+"""An output is continued by the same run only; speed may change, what is generated may not."""
+
+import shutil
+import signal
+from typing import Any
+
+import pytest
+
+from support.laptop import Laptop, tree
+from support.manifests import BRIEF, TWICE, echo
+from support.runs import small_keys, small_run
+
+SEMANTIC: dict[str, tuple[dict[str, Any], str]] = {
+    "prompt": (
+        {"prompts": [{**BRIEF, "template": "Shorten well.\n\n[[DOCUMENT]]"}, TWICE]},
+        'prompts[brief].template: changed at line 1: "Shorten." -> "Shorten well."',
+    ),
+    "prompt-added": (
+        {"prompts": [BRIEF, TWICE, {"name": "faq", "builtIn": "faq"}]},
+        "prompts[faq]: added",
+    ),
+    "rollouts": ({"prompts": [BRIEF, {**TWICE, "rollouts": 3}]}, "prompts[twice].rollouts: 2 -> 3"),
+    "sampling": ({"sampling": {"temperature": 0.5}}, "sampling.temperature: not set -> 0.5"),
+    "seed": ({"sampling": {"seed": None}}, "sampling.seed: 7 -> not set"),
+    "model": ({"model": {"name": "another"}}, 'model.name: "echo" -> "another"'),
+    "source": ({"source": {"limit": {"documents": 10}}}, "source.limit.documents: not set -> 10"),
+    "kept": ({"source": {"columns": {"keep": []}}}, 'source.columns.keep: ["url"] -> []'),
+}
+"""Changes of what is generated, and the line that tells of them."""
+
+SPEED = {
+    "model": echo("--start-seconds=0.1", concurrency=32),
+    "source": {"unit": {"targetDocuments": 50}},
+    "output": {"targetFileBytes": 2**20, "compression": "snappy"},
+    "durability": {"heartbeatSeconds": 2, "leaseSeconds": 6, "checkpointSeconds": 2},
+    "workers": {"max": 1},
+    "retries": {"requestAttempts": 5},
+    "observability": {"logLevel": "Debug"},
+}
+"""Everything that may change while a run goes on."""
+
+
+@pytest.fixture
+def finished(laptop: Laptop, undisturbed: Laptop) -> Laptop:
+    """A finished run that may be changed."""
+    shutil.copytree(undisturbed.folder, laptop.folder, dirs_exist_ok=True)
+    return laptop
+
+
+def test_the_same_manifest_again_does_nothing_and_says_that_all_is_done(finished: Laptop) -> None:
+    before = tree(finished.output)
+
+    ended = finished.run()
+
+    assert ended.code == 0, ended.said
+    assert "complete: 5,874 samples written, 126 skipped, 0 failed" in ended.out
+    assert tree(finished.output) == before
+
+
+def test_the_same_run_written_in_other_words_is_the_same(finished: Laptop) -> None:
+    small_run(
+        finished,
+        prompts=[TWICE, {**BRIEF, "rollouts": 1}],
+        source={"format": "Auto", "sample": {"fraction": "1.0"}},
+        output={"uri": f"{finished.output.name}/"},
+    )
+    before = tree(finished.output)
+
+    ended = finished.run()
+
+    assert ended.code == 0, ended.said
+    assert tree(finished.output) == before
+
+
+@pytest.mark.parametrize("change", SEMANTIC)
+def test_another_run_in_the_same_output_is_refused_and_told_what_differs(
+    finished: Laptop, change: str
+) -> None:
+    spec, difference = SEMANTIC[change]
+    before = tree(finished.output)
+    small_run(finished, **spec)
+
+    ended = finished.run()
+
+    assert ended.code == 64, ended.said
+    assert "this output belongs to a run with another spec; what differs:" in ended.err
+    assert [line.strip() for line in ended.err.splitlines()].count(difference) == 1, ended.err
+    assert "name another output to begin a new one" in ended.err
+    assert tree(finished.output) == before
+
+
+def test_a_run_that_was_stopped_goes_on_with_other_settings_for_speed(
+    laptop: Laptop, undisturbed: Laptop
+) -> None:
+    small_run(laptop, model=echo(latency=0.2))
+    command = laptop.start_run("--workers", "2")
+    laptop.wait_for_commits(3)
+    command.signal(signal.SIGINT)
+    assert command.ended().code == 75
+
+    small_run(laptop, **SPEED)
+    ended = laptop.run()
+
+    assert ended.code == 0, ended.said
+    assert laptop.keys() == small_keys()
+    assert laptop.samples().equals(undisturbed.samples())
+    assert laptop.rephrase("verify", "output").code == 0
