@@ -5,7 +5,7 @@ driver gets the whole spec; a worker reads everything that decides *what* is wri
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -117,3 +117,11 @@ def bit_reversed_start(slot: int, units: int) -> int:
     bits = slot.bit_length()
     reversed_slot = int(f"{slot:b}"[::-1], 2)
     return (reversed_slot * units) >> bits
+
+
+def merged_arguments(base: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:
+    """Engine arguments of a pool: those of the run, replaced and extended by the pool's own, flag by flag."""
+    theirs = tuple(own)
+    flags = {argument.partition("=")[0] for argument in theirs}
+    kept = (argument for argument in base if argument.partition("=")[0] not in flags)
+    return (*kept, *theirs)

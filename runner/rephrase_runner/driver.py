@@ -41,10 +41,12 @@ class Driver:
         spec: the whole spec.
         run: random id, used if this output has no run yet.
         pace: clock.
+        engine_here: whether workers run with the packages of this process.
     """
 
-    def __init__(self, spec: RephraseRunSpec, *, run: str, pace: Pace) -> None:
+    def __init__(self, spec: RephraseRunSpec, *, run: str, pace: Pace, engine_here: bool) -> None:
         self._spec = spec
+        self._engine_here = engine_here
         self._run = run
         self._pace = pace
         self._rollouts = {prompt.name: prompt.rollouts for prompt in spec.prompts}
@@ -85,7 +87,9 @@ class Driver:
                 plan = await Ledger(output, found.run).plan()
                 if plan is not None:
                     return await self._carry_out(Ledger(output, found.run), found, plan)
-        checked = await preflight.check(self._spec, progress=self._planning)
+        checked = await preflight.check(
+            self._spec, engine_here=self._engine_here, progress=self._planning
+        )
         output = Store(self._spec.output.uri, options, create=True)
         await preflight.check_output(output, token=self._run)
         spec = await ledger.adopt_spec(output, semantic, wanted, checked.resolved, run=self._run)

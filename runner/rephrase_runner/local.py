@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from rephrase_api.errors import ExitCode
-from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, merged_arguments
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
 from rephrase_runner.display import Display
@@ -221,7 +221,7 @@ class Supervisor:
             start=bit_reversed_start(slot, self._progress.units.planned),
             pool=pool.name,
             gpus=pool.gpu.count if pool.gpu is not None and self._devices else 0,
-            engine_args=pool.engine.args or spec.model.engine.args,
+            engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
             heartbeat_seconds=spec.durability.heartbeat_seconds,
             lease_seconds=spec.durability.lease_seconds,
             checkpoint_seconds=spec.durability.checkpoint_seconds,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rephrase_api.errors import InvalidSpec
+from rephrase_api.launch import merged_arguments
 from rephrase_api.v1alpha1 import EngineType, RephraseRunSpec
 from rephrase_api.v1alpha1.generation import Prompt
 from rephrase_runner import engines, hub
@@ -38,9 +39,18 @@ class Preflight:
 
 
 async def check(
-    spec: RephraseRunSpec, *, progress: Callable[[ScanProgress], None] | None = None
+    spec: RephraseRunSpec,
+    *,
+    engine_here: bool,
+    progress: Callable[[ScanProgress], None] | None = None,
 ) -> Preflight:
     """Look at prompts, model, engine arguments and source, cheapest first; write nothing.
+
+    Args:
+        spec: the whole spec.
+        engine_here: whether workers have the same packages as this process. A driver's image has no
+            engine; then the first worker finds out about wrong arguments, before it loads a model.
+        progress: called while the source is read.
 
     Raises:
         InvalidSpec, InvalidModel: what is wrong, where, and what to do.
@@ -52,9 +62,10 @@ async def check(
     context = spec.model.max_model_length or model.context_tokens
     for prompt in spec.prompts:
         _check_context(prompt, spec, context)
-    settings = engine_settings(spec, revision=model.revision, max_model_length=context, gpus=0)
-    for arguments in {spec.model.engine.args, *(pool.engine.args for pool in spec.pools())}:
-        await asyncio.to_thread(engines.check, settings.with_args(arguments))
+    if engine_here:
+        await _check_engine(
+            spec, engine_settings(spec, revision=model.revision, max_model_length=context, gpus=0)
+        )
     found = await scan(spec.source, progress=progress)
     prompts = tuple(
         ResolvedPrompt(
@@ -109,6 +120,14 @@ def engine_settings(
         args=tuple(model.engine.args),
         uses_seeds=spec.sampling.seed is not None,
     )
+
+
+async def _check_engine(spec: RephraseRunSpec, settings: engines.EngineSettings) -> None:
+    base = spec.model.engine.args
+    for arguments in {merged_arguments(base, pool.engine.args) for pool in spec.pools()}:
+        # without arguments there is nothing to refuse, and importing vLLM to find that out takes 15 s
+        if arguments or not engines.installed(settings.type):
+            await asyncio.to_thread(engines.check, settings.with_args(arguments))
 
 
 async def _model(spec: RephraseRunSpec) -> hub.ModelInfo:

@@ -127,7 +127,9 @@ async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
     spec = RephraseRun.model_validate_json(launch.manifest).spec
     local = is_local(spec.output.uri)
     pace = driver.Pace(tick=LOCAL_POLL_SECONDS if local else REMOTE_TICK_SECONDS)
-    process = driver.Driver(spec, run=secrets.token_hex(8), pace=pace)
+    process = driver.Driver(
+        spec, run=secrets.token_hex(8), pace=pace, engine_here=not launch.pod_uid
+    )
     async with health.serve(launch.host, launch.port, process.progress):
         try:
             await until_drained(process.run(), drain)

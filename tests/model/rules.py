@@ -10,7 +10,8 @@ from enum import Enum
 class Rule(Enum):
     """A rule, by the number of its hole; letters: found later by this model."""
 
-    READ_BACK = "1"
+    CLAIMS_READ_BACK = "1, a claim"
+    RESULTS_READ_BACK = "1, a part or commit"
     PUT_AGAIN_WHAT_IS_ABSENT = "2"
     UNLISTED_IS_ABANDONED = "3"
     BEAT_NUMBERS = "4"
@@ -23,12 +24,14 @@ class Rule(Enum):
     PLAN_NAMES_ITS_TABLE = "11"
     GROUP_RECORDS = "12"
     DATA_PUT_IF_ABSENT = "13"
-    GONE_MEANS_LOOK_AT_THE_COMMIT = "14"
+    GONE_MEANS_LOOK_AT_THE_COMMIT = "14, checkpoints"
     EXIT_ONLY_WHEN_ALL_IS_COMMITTED = "15"
     HELPERS_DO_NOT_COMMIT = "16"
+    GONE_MEANS_LOOK_AT_THE_DONE_RECORD = "14, parts"
     FOUND_COMMITS_ARE_REPORTED = "A"
     MANIFEST_OF_THIS_RUN = "B"
     NO_STRAY_FILES = "C"
+    DRIVERS_READ_THE_SPEC_AGAIN = "D"
 
 
 Rules = frozenset[Rule]

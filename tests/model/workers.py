@@ -192,6 +192,8 @@ class Workers:
 
     def _still_open(self, world: World, me: Worker) -> Hashable:
         """A worker ends since all is committed: a unit of which that is not true."""
+        if self._work.recreation and world.deeds > me.run:
+            return None
         folder = self.folder(me.run)
         for unit in range(self._work.units):
             if not world.store.has(("commit", folder, unit)):

@@ -194,21 +194,30 @@ def _after(put: Put, answer: Answer, rules: Rules) -> Ending | Put:
     """What the caller makes of an answer that is not success."""
     if answer is Answer.SILENCE and put.believed:
         return Ending.MINE
-    if Rule.READ_BACK not in rules and answer is Answer.EXISTS:
+    if answer is Answer.EXISTS and not _reads_back(put, rules):
         return Ending.THEIRS
     return put._replace(heard=answer)
+
+
+def _reads_back(put: Put, rules: Rules) -> bool:
+    claim = put.name[0] in {"claim", "share"}
+    return put.own_name or (Rule.CLAIMS_READ_BACK if claim else Rule.RESULTS_READ_BACK) in rules
 
 
 def _read_back(world: World, put: Put, rules: Rules) -> Iterator[Step]:
     what = text(put.name)
     again = put._replace(heard=Answer.NOTHING_SENT)
-    if Rule.READ_BACK not in rules:  # silence: the old way was to put again, or to give up
+    if not _reads_back(put, rules):  # silence: the old way was to put again, or to give up
         yield Step(f"hears nothing of {what}", world, again)
     elif world.store.has(put.name):
         mine = put.own_name or world.store.get(put.name) == put.body
         yield Step(f"reads {what} back", world, Ending.MINE if mine else Ending.THEIRS)
         return
-    elif put.heard is Answer.EXISTS and Rule.PUT_AGAIN_WHAT_IS_ABSENT not in rules:
+    elif (
+        put.heard is Answer.EXISTS
+        and not put.own_name
+        and Rule.PUT_AGAIN_WHAT_IS_ABSENT not in rules
+    ):
         yield Step(f"reads {what} back: absent", world, Ending.THEIRS)
         return
     else:

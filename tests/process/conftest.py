@@ -19,7 +19,7 @@ def laptop(tmp_path: Path) -> Iterator[Laptop]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
-    """A run of 2,000 documents that nothing happened to: to read and to copy, not to change."""
+    """A run of 800 documents that nothing happened to: to read and to copy, not to change."""
     machine = Laptop(tmp_path_factory.mktemp("undisturbed"))
     small_run(machine)
     ended = machine.run("--workers", "2")

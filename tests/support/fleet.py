@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 from rephrase_api.errors import ExitCode
 from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start
-from rephrase_api.v1alpha1 import RephraseRun
+from rephrase_api.manifest import parse_run
 from rephrase_runner import verify as verification
 from rephrase_runner.ledger import Ledger, gather_bounded, read_spec
 from rephrase_runner.records import Claim, Death, Heartbeat, Plan
@@ -105,8 +106,8 @@ class Fleet:
         workers: how many to keep alive.
         drivers: the same for drivers.
         clocks: fields of every `WorkerLaunch`.
-        output: where the run is written as the processes see it, if that is no folder.
-        store: the same place to look at from here; by default the folder.
+        store: where the run is written, to look at from here; by default the laptop's folder.
+        environment: of all processes.
         engine_args: asked for each worker that is started; by default those of the manifest.
         tolerated: exit codes of workers that are no fault of theirs here.
     """
@@ -124,7 +125,7 @@ class Fleet:
         tolerated: Collection[ExitCode] = (),
     ) -> None:
         self.laptop = laptop
-        self.run = RephraseRun.model_validate(laptop.read_manifest())
+        self.run = parse_run(laptop.manifest.read_text(), where=str(laptop.manifest))
         self.store = store or Store(str(laptop.output), create=True)
         self.members: set[Member] = set()
         self.ended: list[tuple[Member, int]] = []
@@ -179,14 +180,9 @@ class Fleet:
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended, or something that is a fault has happened."""
-        return self.code is not None or any(keeper.done() for keeper in self._keepers[:1])
-
-    def check(self) -> None:
-        """Raise what went wrong in the background."""
-        for keeper in self._keepers:
-            if keeper.done() and not keeper.cancelled():
-                keeper.result()
+        """Whether the run has ended, or something happened that is a fault: `end` raises it."""
+        failed = any(keeper.done() and keeper.exception() for keeper in self._keepers)
+        return self.code is not None or failed
 
     def working(self, *kinds: str) -> list[Member]:
         """Living processes, in a fixed order."""
@@ -240,7 +236,10 @@ class Fleet:
         environment = self.laptop.environment(launch.to_environment() | self._environment)
         with log.open("wb") as to_log:
             process = await asyncio.create_subprocess_exec(
-                *self.laptop.command(kind),
+                sys.executable,
+                "-m",
+                "rephrase_runner",
+                kind,
                 cwd=self.laptop.folder,
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
