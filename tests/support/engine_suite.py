@@ -155,7 +155,7 @@ class EngineSuite:
         call.cancel()
         await asyncio.wait([call])
 
-        assert await answer(engine, a_request(engine))
+        assert isinstance(await answer(engine, a_request(engine)), Completion)
 
     async def test_an_answer_is_a_sign_of_life(self, engine: Engine) -> None:
         before = engine.steps

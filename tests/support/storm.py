@@ -21,7 +21,7 @@ from support.corpora import write_corpus
 from support.faulty_proxy import FaultyProxy, Trouble, calm, faulty_proxy, stormy
 from support.fleet import ON_A_FOLDER, ON_S3, Clocks, Fleet, Member, look_at
 from support.laptop import Laptop
-from support.manifests import a_manifest, echo
+from support.manifests import a_manifest
 from support.s3 import BUCKET, S3, SeaweedFS
 from support.waiting import eventually
 
@@ -199,10 +199,10 @@ class Storm:
                 await self._rage()
             finally:
                 governor.cancel()
-            self._speed = 1000.0
             self.figures.storm_seconds = time.monotonic() - started
             self._say(f"{self._kills} kills done, {await fleet.committed_share():.0%} committed")
             await asyncio.gather(*self._pauses)
+            self._replace_the_slow()
             code = await fleet.end(within=240)
             self.figures.seconds = time.monotonic() - started
             if self._site.proxy is not None:
@@ -249,7 +249,11 @@ class Storm:
             return
         lease = self._site.clocks["lease_seconds"]
         zombie = self._random.random() < _ZOMBIES
-        seconds = self._random.uniform(lease + 3, lease + 7) if zombie else self._random.uniform(0.1, lease)
+        seconds = (
+            self._random.uniform(lease + 3, lease + 7)
+            if zombie
+            else self._random.uniform(0.1, lease)
+        )
         self.figures.blows["SIGSTOP beyond the lease" if zombie else "SIGSTOP"] += 1
         self._say(f"SIGSTOP to {victim.name} for {seconds:.1f} s")
         task = asyncio.create_task(self._hold(victim, seconds))
@@ -262,6 +266,14 @@ class Storm:
         if victim.alive:
             victim.signal(signal.SIGCONT)
 
+    def _replace_the_slow(self) -> None:
+        """The storm is over; who was made slow for it would only lengthen the wait."""
+        self._speed = 1000.0
+        for worker in self._fleet.working("worker"):
+            if signal.SIGTERM not in worker.signals:
+                self.figures.blows["SIGTERM after the storm"] += 1
+                worker.signal(signal.SIGTERM)
+
     # -- speed: the run must neither end before the storm nor lag far behind it ---------------------
 
     async def _govern(self) -> None:
@@ -271,7 +283,9 @@ class Storm:
         while True:
             kills = sum(n for name, n in self.figures.blows.items() if "STOP" not in name)
             ahead = await self._fleet.committed_share() - 0.7 * kills / self._kills
-            self._speed = even * (4 if ahead < -0.1 else 1 if ahead < 0 else 0.3 if ahead < 0.1 else 0.03)
+            self._speed = even * (
+                3 if ahead < -0.1 else 1 if ahead < 0 else 0.3 if ahead < 0.1 else 0.1
+            )
             await asyncio.sleep(0.5)
 
     def _engine_args(self) -> Collection[str]:

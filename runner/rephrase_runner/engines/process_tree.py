@@ -36,7 +36,8 @@ class ProcessTree:
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        psutil = _psutil()
+        import psutil  # a dependency of vLLM, so it is there where an engine has processes
+
         self._processes: list[Any] = []
         for pid in pids:
             with suppress(psutil.NoSuchProcess):
@@ -46,10 +47,12 @@ class ProcessTree:
     def kill(self, *, timeout_seconds: float) -> None:
         """End those that still run, whatever they are doing, and wait until they have given back what
         they held: the memory of a GPU is needed to load the model again."""
+        import psutil
+
         ends = select.poll()
         waiting: set[int] = set()
         for process in self._processes:
-            with suppress(ProcessLookupError, _psutil().NoSuchProcess):
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
                 process.kill()  # looks first whether the pid is still the same process's
                 handle = os.pidfd_open(process.pid)
                 ends.register(handle, select.POLLIN)
@@ -62,9 +65,3 @@ class ProcessTree:
                 os.close(handle)
         for handle in waiting:
             os.close(handle)
-
-
-def _psutil() -> Any:  # noqa: ANN401
-    import psutil  # type: ignore[import-untyped,import-not-found,unused-ignore]
-
-    return psutil  # a dependency of vLLM, so it is there where an engine has processes

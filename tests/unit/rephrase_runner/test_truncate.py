@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,10 +28,10 @@ def test_a_document_gets_what_answer_and_template_leave_of_the_context() -> None
 
 
 def test_a_limit_of_the_spec_counts_if_it_is_lower() -> None:
-    fits = {"context_tokens": 8192, "max_tokens": 2048, "overhead_tokens": 144}
+    budget = partial(document_budget, context_tokens=8192, max_tokens=2048, overhead_tokens=144)
 
-    assert document_budget(**fits, max_document_tokens=500) == 500
-    assert document_budget(**fits, max_document_tokens=7000) == 6000
+    assert budget(max_document_tokens=500) == 500
+    assert budget(max_document_tokens=7000) == 6000
 
 
 def test_one_token_for_the_document_is_enough() -> None:
