@@ -49,10 +49,11 @@ async def storm(folder: Path, store: str, calm: Laptop, options: argparse.Namesp
     """One storm; 0 if it did no harm."""
     print(f"storm on {store}, seed {options.seed}", flush=True)
     laptop = a_laptop(folder)
+    weed = a_folder(folder / "weed")
     async with AsyncExitStack() as stack:
         site: Site = on_a_folder()
         if store == "s3":
-            site = await stack.enter_async_context(on_an_own_s3(folder / "weed", options.seed))
+            site = await stack.enter_async_context(on_an_own_s3(weed, options.seed))
         wild = Storm(
             laptop,
             site,
@@ -79,8 +80,13 @@ async def storm(folder: Path, store: str, calm: Laptop, options: argparse.Namesp
 
 def a_laptop(folder: Path) -> Laptop:
     """An empty one."""
-    folder.mkdir()
-    return Laptop(folder)
+    return Laptop(a_folder(folder))
+
+
+def a_folder(path: Path) -> Path:
+    """A new one."""
+    path.mkdir()
+    return path
 
 
 if __name__ == "__main__":

@@ -92,9 +92,9 @@ class Trial:
             yield f"killer {row} is not condemned"
         for killer, deaths in self.deaths.items():
             if killer in case.recorded:
-                most = KILLS + ceil(log2(min(case.in_flight, case.units[killer[0]])))
+                most = KILLS + ceil(log2(min(case.in_flight, sum(case.units))))
             else:
-                most = KILLS + 2 + ceil(log2(case.units[killer[0]]))
+                most = KILLS + 2 + ceil(log2(max(2, case.units[killer[0]])))
             if deaths > most:
                 yield f"killer {killer} kills {deaths} engines, not at most {most}"
 
@@ -171,6 +171,24 @@ def cases(every: int = 1) -> Iterator[Case]:
     for number, case in enumerate(_all_cases()):
         if number % every == 0:
             yield case
+
+
+def cases_in_company() -> Iterator[Case]:
+    """Two units in the engine at once, with a killer in the second."""
+    pairs = _tuples(range(20), 2)
+    for first, second, in_flight in product((1, 2, 3), (1, 2, 3), (2, 3, 4)):
+        for killer, recorded, delay, lost in product(
+            range(second), (True, False), (0, 2, LAST), pairs
+        ):
+            guilty = frozenset({(1, killer)})
+            yield Case(
+                (first, second),
+                in_flight,
+                recorded=guilty if recorded else frozenset(),
+                silent=frozenset() if recorded else guilty,
+                delay=delay,
+                preemptions=lost,
+            )
 
 
 def _all_cases() -> Iterator[Case]:

@@ -201,7 +201,7 @@ class Fleet:
 
     async def _keep(self, kind: str, slot: int) -> None:
         if kind == "worker":
-            await eventually(self._planned, "the run is planned", within=120)
+            await eventually(self._is_planned, "the run is planned", within=120)
         while self.code is None:
             member = await self._start(kind, slot)
             code = await member.process.wait()
@@ -276,6 +276,9 @@ class Fleet:
         if self._plan is None and (ledger := await self.ledger()) is not None:
             self._plan = await ledger.plan()
         return self._plan
+
+    async def _is_planned(self) -> bool:
+        return await self._planned() is not None
 
     async def ledger(self) -> Ledger | None:
         """The run's ledger, once there is one."""

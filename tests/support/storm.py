@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random  # noqa: TID251 - seeded, and the seed is printed
 from typing import Any
 
+from typing_extensions import override
+
 from rephrase_api.errors import ExitCode
 from rephrase_runner.store import Store
 from support.corpora import write_corpus
@@ -67,6 +69,7 @@ class Figures:
     troubles: Counter[Trouble] = field(default_factory=Counter)
     late_beats: int = 0
 
+    @override
     def __str__(self) -> str:
         """A table for people."""
         requests = {verb: f"{count / self.units:.1f}" for verb, count in self.requests.items()}
@@ -139,8 +142,7 @@ async def on_s3(s3: S3, seed: int) -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def on_an_own_s3(folder: Path, seed: int) -> AsyncIterator[Site]:
-    """The same with a server of its own."""
-    folder.mkdir()
+    """The same with a server of its own in an empty folder."""
     with SeaweedFS(folder) as server:
         s3 = S3(server.endpoint, BUCKET, "storm")
         os.environ.update(s3.env)

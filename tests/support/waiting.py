@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.02
@@ -28,12 +28,17 @@ def wait_until(condition: Callable[[], T | None], what: str, *, within: float = 
     return found
 
 
+@overload
 async def eventually(
-    condition: Callable[[], T | None] | Callable[[], Awaitable[T | None]],
-    what: str,
-    *,
-    within: float = 30,
-) -> T:
+    condition: Callable[[], Awaitable[T | None]], what: str, *, within: float = 30
+) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T | None], what: str, *, within: float = 30) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], what: str, *, within: float = 30) -> Any:
     """`wait_until` in an event loop, which goes on meanwhile; the condition may be a coroutine."""
     give_up = time.monotonic() + within
     while True:

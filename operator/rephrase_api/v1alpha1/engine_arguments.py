@@ -34,6 +34,7 @@ OWNED = {
     "--generation-config": "use spec.sampling",
     "--override-generation-config": "use spec.sampling",
     "--logits-processors": "use spec.sampling",
+    "--worker-extension-cls": "a worker uses it to end vLLM's processes; leave it out",
     "--config": "write the flags out, one each",
     "--host": _NO_SERVER,
     "--port": _NO_SERVER,

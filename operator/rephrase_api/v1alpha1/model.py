@@ -109,8 +109,7 @@ class LanguageModel(Model):
     tokenizer: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """Name on the hub or folder of the tokenizer. Absent: the model's own."""
     chat_template: Annotated[str, Field(min_length=1, max_length=16_384)] | None = None
-    """Jinja text of the chat template. Absent: the model's own; a model without one gets the prompt
-    as plain text."""
+    """Jinja text of the chat template. Absent: the model's own; a model without one is refused."""
     secret_ref: Annotated[SecretRef | None, CLUSTER_ONLY] = None
     """Secret with the key `token` for gated models, or with credentials for `uri`. Absent: none; on
     a laptop: the environment."""
