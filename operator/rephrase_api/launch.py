@@ -14,6 +14,10 @@ from rephrase_api.errors import InvalidSpec
 from rephrase_api.v1alpha1.shared import Storage
 
 PREFIX = "REPHRASE_"
+_CREDENTIALS = (
+    "Folder with credentials of the store, a file each, named like the variables of the cloud's client; "
+    "empty = the environment."
+)
 
 
 class Launch(BaseModel):
@@ -74,6 +78,11 @@ class DriverLaunch(Launch):
 
     manifest: str = Field(description="The whole RephraseRun as JSON.")
     host: str = Field("127.0.0.1", description="Address that /progress and /healthz listen on.")
+    source_credentials: str = Field("", description=_CREDENTIALS)
+    output_credentials: str = Field("", description=_CREDENTIALS)
+    templates: str = Field(
+        "", description="Folder with the templates of prompts with templateFrom, by prompt name."
+    )
     port: int = Field(
         0, ge=0, le=65535, description="Their port; 0 = any free one, told in the log."
     )
@@ -85,6 +94,8 @@ class WorkerLaunch(Launch):
     output_uri: str = Field(description="Where the ledger is.")
     output_storage: Storage = Storage()
     source_storage: Storage = Storage()
+    source_credentials: str = Field("", description=_CREDENTIALS)
+    output_credentials: str = Field("", description=_CREDENTIALS)
     spec_hash: str = Field("", description="Expected hash of the semantic spec; empty = any.")
     slot: int = Field(0, ge=0, description="Number of the worker among the run's workers.")
     start: int = Field(0, ge=0, description="Unit to begin at.")

@@ -42,10 +42,20 @@ class Driver:
         run: random id, used if this output has no run yet.
         pace: clock.
         engine_here: whether workers run with the packages of this process.
+        mounted: templates and credentials of a pod.
     """
 
-    def __init__(self, spec: RephraseRunSpec, *, run: str, pace: Pace, engine_here: bool) -> None:
+    def __init__(
+        self,
+        spec: RephraseRunSpec,
+        *,
+        run: str,
+        pace: Pace,
+        engine_here: bool,
+        mounted: preflight.Mounted,
+    ) -> None:
         self._spec = spec
+        self._mounted = mounted
         self._engine_here = engine_here
         self._run = run
         self._pace = pace
@@ -73,7 +83,7 @@ class Driver:
         """
         semantic = declared(self._spec)
         wanted = spec_hash(semantic)
-        options = StorageOptions.of(self._spec.output.storage)
+        options = StorageOptions.of(self._spec.output.storage, self._mounted.output_credentials)
         output = None
         if exists(self._spec.output.uri):
             output = Store(self._spec.output.uri, options)
@@ -88,7 +98,10 @@ class Driver:
                 if plan is not None:
                     return await self._carry_out(Ledger(output, found.run), found, plan)
         checked = await preflight.check(
-            self._spec, engine_here=self._engine_here, progress=self._planning
+            self._spec,
+            engine_here=self._engine_here,
+            mounted=self._mounted,
+            progress=self._planning,
         )
         output = Store(self._spec.output.uri, options, create=True)
         await preflight.check_output(output, token=self._run)

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rephrase_api.errors import InvalidSpec
@@ -15,7 +15,7 @@ from rephrase_runner.prompts import resolve_prompts
 from rephrase_runner.records import Resolved, ResolvedPrompt
 from rephrase_runner.schema import check_kept
 from rephrase_runner.source import Scan, ScanProgress, scan
-from rephrase_runner.store import Store, probe
+from rephrase_runner.store import StorageOptions, Store, probe
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,21 @@ NEUTRAL = {
 
 
 @dataclass(frozen=True, slots=True)
+class Mounted:
+    """What a pod finds in files that Kubernetes mounted; a laptop has none of it.
+
+    Attributes:
+        source_credentials: folder with the credentials of the source; empty = the environment.
+        output_credentials: the same of the output.
+        templates: texts of prompts with `templateFrom`, by name of the prompt.
+    """
+
+    source_credentials: str = ""
+    output_credentials: str = ""
+    templates: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Preflight:
     """What was found: the source as it is now, and all that has to be frozen."""
 
@@ -42,6 +57,7 @@ async def check(
     spec: RephraseRunSpec,
     *,
     engine_here: bool,
+    mounted: Mounted,
     progress: Callable[[ScanProgress], None] | None = None,
 ) -> Preflight:
     """Look at prompts, model, engine arguments and source, cheapest first; write nothing.
@@ -50,6 +66,7 @@ async def check(
         spec: the whole spec.
         engine_here: whether workers have the same packages as this process. A driver's image has no
             engine; then the first worker finds out about wrong arguments, before it loads a model.
+        mounted: templates and credentials.
         progress: called while the source is read.
 
     Raises:
@@ -57,7 +74,7 @@ async def check(
         AccessRefused: source, model hub or output refuse us.
     """
     check_kept(list(spec.source.columns.keep))
-    texts = resolve_prompts(spec.prompts, spec.prompt_layout)
+    texts = resolve_prompts(spec.prompts, spec.prompt_layout, mounted.templates)
     model = await _model(spec)
     context = spec.model.max_model_length or model.context_tokens
     for prompt in spec.prompts:
@@ -66,7 +83,8 @@ async def check(
         await _check_engine(
             spec, engine_settings(spec, revision=model.revision, max_model_length=context, gpus=0)
         )
-    found = await scan(spec.source, progress=progress)
+    storage = StorageOptions.of(spec.source.storage, mounted.source_credentials)
+    found = await scan(spec.source, storage=storage, progress=progress)
     prompts = tuple(
         ResolvedPrompt(
             name=prompt.name,

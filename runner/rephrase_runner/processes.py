@@ -32,7 +32,7 @@ from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Engine, Request, Sampling
 from rephrase_runner.job import Job, Pace
 from rephrase_runner.ledger import Ledger, read_spec
-from rephrase_runner.preflight import engine_settings
+from rephrase_runner.preflight import Mounted, engine_settings
 from rephrase_runner.prepare import Preparer
 from rephrase_runner.prompts import CompiledPrompt, compile_prompts
 from rephrase_runner.records import SpecRecord
@@ -128,7 +128,11 @@ async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
     local = is_local(spec.output.uri)
     pace = driver.Pace(tick=LOCAL_POLL_SECONDS if local else REMOTE_TICK_SECONDS)
     process = driver.Driver(
-        spec, run=secrets.token_hex(8), pace=pace, engine_here=not launch.pod_uid
+        spec,
+        run=secrets.token_hex(8),
+        pace=pace,
+        engine_here=not launch.pod_uid,
+        mounted=_mounted(launch),
     )
     async with health.serve(launch.host, launch.port, process.progress):
         try:
@@ -141,6 +145,15 @@ async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
         _last_words(end.model_dump_json(by_alias=True, exclude={"workers"}))
         if launch.pod_uid:
             await _wait(drain, UNREAD_SECONDS)
+
+
+def _mounted(launch: DriverLaunch) -> Mounted:
+    templates = {}
+    if launch.templates:
+        for path in sorted(Path(launch.templates).iterdir()):
+            if not path.name.startswith("."):  # ..data is Kubernetes' own
+                templates[path.name] = path.read_text(encoding="utf-8")
+    return Mounted(launch.source_credentials, launch.output_credentials, templates)
 
 
 async def until_drained(work: Awaitable[T], drain: asyncio.Event) -> T:
@@ -169,7 +182,9 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     """
     loop = asyncio.get_running_loop()
     vitals = Vitals(loop.time())
-    store = Store(launch.output_uri, StorageOptions.of(launch.output_storage))
+    store = Store(
+        launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
+    )
     record, ledger = await _open_run(store, launch)
     spec = spec_of(record, launch)
     plan = await ledger.plan()
@@ -187,7 +202,7 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         gpus=launch.gpus,
     ).with_args(launch.engine_args)
     kept = schema_from_text(plan.kept_schema)
-    source = StorageOptions.of(launch.source_storage)
+    source = StorageOptions.of(launch.source_storage, launch.source_credentials)
 
     def compiled(engine: Engine) -> tuple[CompiledPrompt, ...]:
         system_message = record.resolved.system_message

@@ -89,7 +89,12 @@ class Scan:
     ignored: tuple[str, ...]
 
 
-async def scan(source: Source, *, progress: Callable[[ScanProgress], None] | None = None) -> Scan:
+async def scan(
+    source: Source,
+    *,
+    storage: StorageOptions | None = None,
+    progress: Callable[[ScanProgress], None] | None = None,
+) -> Scan:
     """Find the files of `source`, check their columns, and count their rows.
 
     Parquet: footers only. JSON lines: one streaming pass. 16 files at a time, in memory that does
@@ -101,7 +106,7 @@ async def scan(source: Source, *, progress: Callable[[ScanProgress], None] | Non
             all of them are listed).
         AccessRefused: the store refuses us or is away; or a file changes while it is scanned.
     """
-    storage = StorageOptions.of(source.storage)
+    storage = storage or StorageOptions.of(source.storage)
     listing = await list_files(source, storage)
     if listing.format is SourceFormat.PARQUET:
         return await _scan(ParquetScan(source), source, listing, storage, progress)

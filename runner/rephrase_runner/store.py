@@ -8,6 +8,7 @@ into an error: `AccessRefused` and `StorageFull` (a person must act; the ledger 
 """
 
 import asyncio
+import contextlib
 import io
 import os
 import re
@@ -84,16 +85,22 @@ class Got:
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """Connection settings of an S3-compatible store; empty means the cloud's own defaults."""
+    """How to reach a store; empty means the cloud's own defaults, and credentials of the environment.
+
+    Attributes:
+        credentials: folder with a file for each value, named like the variables of the cloud's client
+            (AWS_ACCESS_KEY_ID ...), as Kubernetes mounts a Secret.
+    """
 
     endpoint: str = ""
     region: str = ""
     allow_http: bool = False
+    credentials: str = ""
 
     @classmethod
-    def of(cls, storage: Storage) -> Self:
+    def of(cls, storage: Storage, credentials: str = "") -> Self:
         """The settings of a spec."""
-        return cls(storage.endpoint or "", storage.region or "", storage.allow_http)
+        return cls(storage.endpoint or "", storage.region or "", storage.allow_http, credentials)
 
 
 def is_local(uri: str) -> bool:
@@ -491,8 +498,8 @@ def _remote_store(
     prefix = parts.path.strip("/") or None
     retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=retry_seconds)}
     client: Any = {"timeout": timedelta(seconds=timeout_seconds), "allow_http": options.allow_http}
+    config: dict[str, Any] = _credentials(options.credentials) if options.credentials else {}
     if parts.scheme == "s3":
-        config: dict[str, Any] = {}
         if options.endpoint:
             config |= {"endpoint": options.endpoint, "virtual_hosted_style_request": False}
         if options.region:
@@ -501,14 +508,37 @@ def _remote_store(
             parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **config
         )
     if parts.scheme == "gs":
-        return GCSStore(parts.netloc, prefix=prefix, client_options=client, retry_config=retry)
+        return GCSStore(
+            parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **config
+        )
     if parts.scheme == "az":
-        azure: Any = {"endpoint": options.endpoint} if options.endpoint else {}
+        if options.endpoint:
+            config["endpoint"] = options.endpoint
         return AzureStore(
-            parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **azure
+            parts.netloc, prefix=prefix, client_options=client, retry_config=retry, **config
         )
     raise InvalidSpec(
         f"this version cannot open {parts.scheme}://",
         where=uri,
         remedy=f"Use one of {', '.join(f'{scheme}://' for scheme in SCHEMES)} or a path.",
     )
+
+
+def _credentials(folder: str) -> dict[str, str]:
+    """A client's settings from a mounted Secret: file AWS_REGION is the setting aws_region.
+
+    Raises:
+        AccessRefused: the folder is not there or holds nothing.
+    """
+    found = {}
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(folder).iterdir()):
+            if not path.name.startswith(".") and path.is_file():  # ..data is Kubernetes' own
+                found[path.name.lower()] = path.read_text(encoding="utf-8").strip()
+    if not found:
+        raise AccessRefused(
+            "no credentials there",
+            where=folder,
+            remedy="The Secret's keys must be named like AWS_ACCESS_KEY_ID.",
+        )
+    return found

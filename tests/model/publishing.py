@@ -265,7 +265,7 @@ class Drivers:
             return Move("finds the manifest, ends", world, self._gone(me, At.OUT))
         if Rule.MANIFEST_OF_THIS_RUN in self._rules:
             return self._fails(world, me, "foreign manifest")
-        claim = "succeeded", manifest[0]
+        claim = ("succeeded", manifest[0]) if me.run == world.deeds else None
         return Move("finds a manifest, ends", world, self._gone(me, At.OUT), claim=claim)
 
     def _look(self, world: World, me: Publisher) -> Moves:
@@ -386,9 +386,10 @@ class Drivers:
         return any(file not in me.published for file in found)
 
     def _manifest(self, world: World, me: Publisher) -> Moves:
-        looked = Rule.NO_STRAY_FILES in self._rules
         put = Put(("manifest",), (me.run, me.published))
-        stray = None if looked or not self._stray_files(world, me) else ("stray", me.run)
+        stray = None
+        if Rule.NO_STRAY_FILES not in self._rules and me.run == world.deeds:
+            stray = ("stray", me.run) if self._stray_files(world, me) else None
         for move in self._putting(world, me, put):
             yield move._replace(claim=stray)
 

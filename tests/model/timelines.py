@@ -60,10 +60,13 @@ class Telling:
     Args:
         line: what happens.
         decide: `claims.judge`, or that without a rule.
+        own_first: the watcher takes its own heartbeat's time before it reads the holder's; otherwise as
+            it is when it judges: then the two may be from different times.
     """
 
-    def __init__(self, line: Line, decide: Judge = judge) -> None:
+    def __init__(self, line: Line, decide: Judge = judge, *, own_first: bool = True) -> None:
         self.stale_at: float | None = None
+        self._own_first = own_first
         self._line = line
         self._decide = decide
         self._holder: Seen | None = None
@@ -157,24 +160,24 @@ class Telling:
         elif self._away(at):
             self._at(self._later(at, RETRY), self._watcher_poll)
         else:
-            holder = self._holder
+            holder, own = self._holder, self._own
             delay = 0.0
             for first, end in self._line.slow_reads:
                 if first <= at < end:
                     delay = end - at
-            self._at(self._later(at, delay), lambda then: self._judge(then, holder))
+            self._at(self._later(at, delay), lambda then: self._judge(then, holder, own))
 
-    def _judge(self, at: float, holder: Seen | None) -> None:
+    def _judge(self, at: float, holder: Seen | None, own: Seen | None) -> None:
         awake = self._awake(at, self._line.sleeps, self._line.watcher_paused)
         if awake > at:  # after a pause, what is due first comes first: here the heartbeat
-            self._at(awake + 0.1, lambda then: self._judge(then, holder))
+            self._at(awake + 0.1, lambda then: self._judge(then, holder, own))
             return
         found = self._decide(
             0,
             1,
             _CLAIM,
             holder,
-            own=self._own,
+            own=own if self._own_first else self._own,
             earlier=self._look,
             monotonic=self._monotonic(at),
             lease_seconds=LEASE,
@@ -221,7 +224,8 @@ def with_sleep() -> Iterator[Line]:
 def with_pause() -> Iterator[Line]:
     """Only the watcher stands still, also between reading a heartbeat and judging it."""
     for line, first, length in product(undisturbed(), (40, 42, 44.5, 47), (30, 100, 230)):
-        yield replace(line, watcher_paused=((first, first + length),))
+        reading = (first - 5, first + 0.2)
+        yield replace(line, watcher_paused=((first, first + length),), slow_reads=(reading,))
 
 
 def with_slow_reads() -> Iterator[Line]:

@@ -62,7 +62,7 @@ class Worker(NamedTuple):
         told: what that said.
         flight: a heartbeat composed and not yet in the store.
         promised: every heartbeat from this number on lists what is held: one must still be sent.
-        hold: unit and epoch that its heartbeats list.
+        hold: unit and epoch that its heartbeats list; `leaked`: what they list for ever, by mistake.
         looked: what it looks at without holding it: unit, epoch (or slice), holder, holder's beat.
         put: a `put_new` not yet ended.
         samples: of the unit held; `saved`: those in checkpoints.
@@ -81,6 +81,7 @@ class Worker(NamedTuple):
     flight: Beat | None = None
     promised: int = 0
     hold: tuple[int, int] | None = None
+    leaked: tuple[int, int] | None = None
     looked: tuple[Hashable, ...] = ()
     put: Put | None = None
     samples: Samples = ()
@@ -101,6 +102,7 @@ class Work:
         faults: puts that may go wrong.
         crashes: processes that may die; `successors`: another takes the place of the dead, or not.
         drains: a crash may also be a drain with a last word.
+        engine_deaths: a crash may also be an engine's; the worker lives on and lets its unit go.
         suspicions: how often a living holder may be called stale.
         spare_beats: heartbeats travel (composed, then in the store), and this many may say nothing new.
         collectors: gc processes.
@@ -120,6 +122,7 @@ class Work:
     crashes: int = 0
     successors: tuple[bool, ...] = (True, False)
     drains: bool = False
+    engine_deaths: bool = False
     suspicions: int = 2
     spare_beats: int = 0
     collectors: int = 0
@@ -215,6 +218,8 @@ class Workers:
     def _mishaps(self, world: World, me: Worker) -> Moves:
         if world.crashes:
             yield from self._crash(world, me)
+            if self._work.engine_deaths and me.hold is not None:
+                yield from self._engine_death(world, me)
         if self._work.recreation and world.deeds > me.run and Rule.RANDOM_RUN_ID in self._rules:
             yield Move("sees that the output has another run", world, self._out(me))
 
@@ -238,13 +243,26 @@ class Workers:
                 said = after.put(self._beat_name(me), goodbye, own=True)
                 yield Move(f"drains; {ending}", said, successor, fair=False)
 
+    def _engine_death(self, world: World, me: Worker) -> Moves:
+        """What runs is cut off, wherever it stands; a claim on its way may have been applied."""
+        fewer = world._replace(crashes=world.crashes - 1)
+        rebuilt = self._idling(me)
+        claiming = me.at is At.CLAIM and me.put is not None
+        if claiming and Rule.CUT_OFF_CLAIMS_ARE_LET_GO not in self._rules:
+            rebuilt = rebuilt._replace(leaked=me.hold)
+        yield Move("loses its engine", fewer, rebuilt, fair=False)
+        if claiming and me.put is not None:
+            applied = fewer.put(me.put.name, me.put.body)
+            yield Move("loses its engine, its claim lands", applied, rebuilt, fair=False)
+
     # -- heartbeats --
 
     def _beat_name(self, me: Worker) -> Name:
         return "beat", self.folder(me.run), me.name
 
     def _next_beat(self, me: Worker, state: str = "live") -> Beat:
-        return Beat(me.beat + 1, state, () if me.hold is None else (me.hold,), me.reports)
+        holds = tuple(one for one in (me.hold, me.leaked) if one is not None)
+        return Beat(me.beat + 1, state, holds, me.reports)
 
     def _composed(self, me: Worker, beat: Beat) -> Worker:
         promised = me.promised if me.promised > beat.number else 0
