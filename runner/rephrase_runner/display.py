@@ -106,9 +106,9 @@ class JsonDisplay:
         self._next = 0.0
 
     def show(self, progress: Progress) -> None:
-        """Print the body of `/progress` if it changed, at most once a second."""
+        """Print the body of `/progress` if it changed, at most once a second; the last one always."""
         body = progress.model_dump_json(by_alias=True)
-        if body != self._last and self._clock() >= self._next:
+        if body != self._last and (progress.finished or self._clock() >= self._next):
             self._last, self._next = body, self._clock() + 1
             self._print({"progress": json.loads(body)})
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from rephrase_api.errors import ExitCode
+from rephrase_api.errors import AccessRefused, ExitCode
 from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, merged_arguments
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
@@ -74,6 +74,28 @@ def gpu_devices() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
+class _Patience:
+    """How often a child may fail in a row, and how long to wait each time; progress forgives."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._failures = 0
+        self._committed = 0
+
+    def pause_seconds(self, committed: int) -> float | None:
+        """The child failed: seconds until it is started again, None if it failed too often.
+
+        Args:
+            committed: units of the run that are committed by now.
+        """
+        if committed > self._committed:
+            self._committed, self._failures = committed, 0
+        self._failures += 1
+        if self._failures > self._limit:
+            return None
+        return _RESTART_SECONDS * 2.0 ** (self._failures - 1)
+
+
 class Supervisor:
     """Runs a manifest on this machine.
 
@@ -98,10 +120,17 @@ class Supervisor:
 
     async def run(self) -> Result:
         """Run to the end, or until a signal; every child has ended when it returns."""
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AccessRefused(
+                f"cannot make the folder for logs: {error.strerror}",
+                where=str(self._logs),
+                remedy="Set XDG_STATE_HOME to a folder that can be written.",
+            ) from error
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        self._logs.mkdir(parents=True, exist_ok=True)
         try:
             return await self._supervise()
         finally:
@@ -149,19 +178,26 @@ class Supervisor:
             log_level=self._run.spec.observability.log_level.value,
             watch_stdin=True,
         )
-        failures = 0
+        patience = _Patience(self._run.spec.retries.worker_backoff_limit)
         while not result.done():
             async with self._child("driver", launch.to_environment()) as child:
                 code = await self._wait(child)
-            if code is ExitCode.OK or (code in (ExitCode.FAILED, ExitCode.INVALID) and child.ended):
+            pause = patience.pause_seconds(self._progress.units.committed)
+            if self._is_final(code, child) or pause is None:
                 self._settle(result, code, child)
             else:
-                failures += 1
-                if failures > self._run.spec.retries.worker_backoff_limit:
-                    self._settle(result, code, child)
-                else:
-                    self._display.note(f"driver ended ({_said(child)}); starting it again")
-                    await asyncio.sleep(_RESTART_SECONDS * 2**failures)
+                self._display.note(f"driver ended ({_said(child)}); starting it again")
+                await asyncio.sleep(pause)
+
+    def _is_final(self, code: ExitCode, child: Child) -> bool:
+        """Whether it is of no use to start the driver again: it is done, or said what a person must do.
+
+        A store that refuses us is asked again in the middle of a run, but not before it has begun.
+        """
+        final = {ExitCode.FAILED, ExitCode.INVALID}
+        if not self._planned.is_set():
+            final.add(ExitCode.REFUSED)
+        return code is ExitCode.OK or (code in final and bool(child.ended))
 
     async def _watch_progress(self) -> None:
         """Read the driver's `/progress` and show it."""
@@ -185,7 +221,7 @@ class Supervisor:
     async def _keep_worker(self, slot: int, result: "asyncio.Future[Result]") -> None:
         """Once the run is planned, keep one worker alive until all is committed."""
         await self._planned.wait()
-        failures = committed = 0
+        patience = _Patience(self._run.spec.retries.worker_backoff_limit)
         while not result.done() and not self._progress.finished:
             launch = self._worker_launch(slot)
             async with self._child(
@@ -194,17 +230,12 @@ class Supervisor:
                 code = await self._wait(child)
             if code is ExitCode.OK:
                 return
-            if code is ExitCode.INVALID:
-                self._settle(result, code, child)
-                return
-            if self._progress.units.committed > committed:  # progress forgives
-                committed, failures = self._progress.units.committed, 0
-            failures += 1
-            if failures > self._run.spec.retries.worker_backoff_limit:
+            pause = patience.pause_seconds(self._progress.units.committed)
+            if code is ExitCode.INVALID or pause is None:
                 self._settle(result, code, child)
                 return
             self._display.note(f"worker {slot} ended ({_said(child)}); starting it again")
-            await asyncio.sleep(_RESTART_SECONDS * 2 ** (failures - 1))
+            await asyncio.sleep(pause)
 
     def _worker_launch(self, slot: int) -> WorkerLaunch:
         spec = self._run.spec
@@ -327,9 +358,7 @@ class Supervisor:
             return
         error = str(child.ended.get("error") or "")
         if not error:
-            error = (
-                f"{child.name} ended with {child.process.returncode}; last lines of {child.log}:\n"
-            )
+            error = f"{child.name} ended ({_how(child)}); last lines of {child.log}:\n"
             error += "\n".join(child.tail)
         reason = str(child.ended.get("reason") or code.name)
         result.set_result(Result(code, reason, error, self._progress))
@@ -369,4 +398,10 @@ def _kill(child: Child) -> None:
 def _said(child: Child) -> str:
     if child.ended:
         return f"{child.ended.get('reason')}: {child.ended.get('error')}"
-    return f"exit status {child.process.returncode}"
+    return f"{_how(child)}: {child.tail[-1]}" if child.tail else _how(child)
+
+
+def _how(child: Child) -> str:
+    """`exit status 1`, or `SIGKILL`."""
+    code = child.process.returncode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"

@@ -12,10 +12,10 @@ from rephrase_api.v1alpha1 import EngineType, RephraseRunSpec
 from rephrase_api.v1alpha1.generation import Prompt
 from rephrase_runner import engines, hub
 from rephrase_runner.prompts import resolve_prompts
-from rephrase_runner.records import Resolved, ResolvedPrompt
+from rephrase_runner.records import SPEC, Resolved, ResolvedPrompt
 from rephrase_runner.schema import check_kept
 from rephrase_runner.source import Scan, ScanProgress, scan
-from rephrase_runner.store import StorageOptions, Store, probe
+from rephrase_runner.store import StorageOptions, Store, is_local, local_path, probe
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ NEUTRAL = {
     "presence_penalty": 0.0,
 }
 """Sampling where neither the spec nor the model's generation_config.json says anything."""
+_FOLDERS = ("data", "dead_letter")
+_FILES = ("README.md", "report.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ async def check(
         InvalidSpec, InvalidModel: what is wrong, where, and what to do.
         AccessRefused: source, model hub or output refuse us.
     """
+    _check_places(spec)
     check_kept(list(spec.source.columns.keep))
     texts = resolve_prompts(spec.prompts, spec.prompt_layout, mounted.templates)
     model = await _model(spec)
@@ -104,8 +107,34 @@ async def check(
 
 
 async def check_output(store: Store, *, token: str) -> None:
-    """Prove that the output can be written and that put-if-absent holds there; leaves nothing."""
+    """Prove that the output is free, can be written, and has put-if-absent; leaves nothing.
+
+    Raises:
+        InvalidSpec: there are files of the names that a run writes, or put-if-absent is missing.
+        AccessRefused, StorageFull, Unclear: it cannot be written at all.
+    """
+    taken = [name for name in _FILES if await store.head(name) is not None]
+    taken += [meta.name for folder in _FOLDERS for meta in (await store.list(folder))[:1]]
+    # looked for last: a driver beside us may have begun the run, and published, in the meantime
+    if taken and await store.head(SPEC) is None:
+        raise InvalidSpec(
+            f"files that no run here has written would be in the way: {', '.join(taken)}",
+            where=f"spec.output.uri {store.uri}",
+            remedy="Name an empty folder, or move them away.",
+        )
     await probe(store, token=token)
+
+
+def _check_places(spec: RephraseRunSpec) -> None:
+    """The rule of the manifest, for folders by whatever name: the output is not in the source."""
+    if is_local(spec.source.uri) and is_local(spec.output.uri):
+        source, output = (local_path(uri).resolve() for uri in (spec.source.uri, spec.output.uri))
+        if output.is_relative_to(source):
+            raise InvalidSpec(
+                f"must not be the source or lie inside it: {output} is in {source}",
+                where=f"spec.output.uri {spec.output.uri}",
+                remedy="Name another folder: a later reading would take the output for documents.",
+            )
 
 
 def resolve_sampling(

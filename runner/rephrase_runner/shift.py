@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from rephrase_api.errors import EngineFailed
 from rephrase_runner.answering import Answerer
 from rephrase_runner.claiming import Claimed, Claimer
 from rephrase_runner.documents import Tally
@@ -24,7 +25,7 @@ from rephrase_runner.rows import Document, Problem, Status
 from rephrase_runner.scribe import Scribe
 from rephrase_runner.source import Reader, failed_rows
 from rephrase_runner.store import Outcome, SourceChanged
-from rephrase_runner.suspects import Suspicion, next_window, suspect
+from rephrase_runner.suspects import Suspicion, deaths_allowed, next_window, suspect
 from rephrase_runner.tail import last_free_slice, slice_of, slice_range, slowest_first
 from rephrase_runner.units import Unit
 from rephrase_runner.vitals import Vitals
@@ -193,6 +194,13 @@ class Shift:
             rows = range(unit.first_row, unit.first_row + unit.rows)
             open_rows = set(rows) - holding.done_rows()
             suspicion = suspect(ends, open_rows, kills=self._job.engine_kills)
+            if suspicion.fruitless > deaths_allowed(unit.rows):
+                raise EngineFailed(
+                    f"{suspicion.fruitless} engine deaths over unit {unit.index} and no document that "
+                    "could be blamed",
+                    where=self._ledger.names.deaths(unit.index),
+                    remedy="The engine or its machine is at fault: try other engine arguments or nodes.",
+                )
         read = Tally()
         try:
             batches = self._reader.read_unit(unit, read)

@@ -50,10 +50,12 @@ class Suspicion:
     Attributes:
         groups: rows to be tried apart from all others, smallest group first.
         guilty: rows to be failed without another try.
+        fruitless: recorded deaths since the last row was found guilty.
     """
 
     groups: tuple[frozenset[int], ...]
     guilty: tuple[Guilty, ...]
+    fruitless: int = 0
 
     @property
     def rows(self) -> frozenset[int]:
@@ -83,6 +85,9 @@ def suspect(ends: Iterable[End], open_rows: Collection[int], *, kills: int) -> S
         if len(end.rows) == 1:
             alone.setdefault(next(iter(end.rows)), []).append(end)
         groups = _split(groups, named)
+    verdicts = [ends_[-1].epoch for ends_ in alone.values() if _condemned(ends_, kills)]
+    deaths = [end.epoch for end in ends if isinstance(end, Death)]
+    fruitless = sum(epoch > max(verdicts, default=0) for epoch in deaths)
     guilty = tuple(
         Guilty(row, tuple(end.name for end in ends_))
         for row, ends_ in sorted(alone.items())
@@ -91,7 +96,16 @@ def suspect(ends: Iterable[End], open_rows: Collection[int], *, kills: int) -> S
     condemned = {one.row for one in guilty}
     left = [group & open_ - condemned for group in groups]
     ordered = sorted((group for group in left if group), key=lambda group: (len(group), min(group)))
-    return Suspicion(tuple(ordered), guilty)
+    return Suspicion(tuple(ordered), guilty, fruitless)
+
+
+def deaths_allowed(unit_rows: int) -> int:
+    """Engine deaths over a unit without a verdict after which no verdict is to be expected.
+
+    Halving a unit takes log2 of its rows, being alone twice two more; three times that leaves room for
+    several killers that hide behind each other (ledger protocol, section 6).
+    """
+    return 3 * (2 + (unit_rows - 1).bit_length())
 
 
 def next_window(groups: Sequence[frozenset[int]]) -> frozenset[int]:

@@ -13,7 +13,7 @@ from model import decisions
 from model.decisions import Beat, Made, Samples
 from model.rules import ALL, Rule, Rules
 from model.search import Move
-from model.world import Ending, Name, Pending, Put, World, carry_on
+from model.world import Ending, Name, Pending, Put, World, carry_on, text
 
 
 class At(StrEnum):
@@ -244,16 +244,16 @@ class Workers:
                 yield Move(f"drains; {ending}", said, successor, fair=False)
 
     def _engine_death(self, world: World, me: Worker) -> Moves:
-        """What runs is cut off, wherever it stands; a claim on its way may have been applied."""
+        """What runs is cut off, wherever it stands; a put that was under way may have been applied."""
         fewer = world._replace(crashes=world.crashes - 1)
         rebuilt = self._idling(me)
-        claiming = me.at is At.CLAIM and me.put is not None
-        if claiming and Rule.CUT_OFF_CLAIMS_ARE_LET_GO not in self._rules:
+        if me.at is At.CLAIM and Rule.CUT_OFF_CLAIMS_ARE_LET_GO not in self._rules:
             rebuilt = rebuilt._replace(leaked=me.hold)
         yield Move("loses its engine", fewer, rebuilt, fair=False)
-        if claiming and me.put is not None:
+        if me.put is not None:
             applied = fewer.put(me.put.name, me.put.body)
-            yield Move("loses its engine, its claim lands", applied, rebuilt, fair=False)
+            label = f"loses its engine while it puts {text(me.put.name)}"
+            yield Move(label, applied, rebuilt, fair=False)
 
     # -- heartbeats --
 
@@ -355,6 +355,8 @@ class Workers:
         put = Put(("claim", self.folder(me.run), unit, epoch), (me.name, beat), gives_up=True)
         claiming = me._replace(at=At.CLAIM, looked=(), hold=(unit, epoch), promised=beat)
         yield from self._putting(world, claiming, put)
+        if world.crashes and self._work.engine_deaths:
+            yield from self._engine_death(world, claiming._replace(put=put))
 
     def works_on(self, me: Worker, unit: int, epoch: int, claim: tuple[Hashable, ...]) -> bool:
         """Whether a worker works on a unit under this very claim, or is about to."""
@@ -453,8 +455,15 @@ class Workers:
         yield Move("lists checkpoints again", world, reading)
 
     def _read_again(self, world: World, me: Worker) -> Moves:
+        unit, _ = self._held_unit(me)
+        share = "share", self.folder(me.run), unit, self._work.keys - 1
+
         def merged(with_others: Worker) -> Worker:
-            return self._completed(with_others, self._missing(with_others), "written")
+            missing = self._missing(with_others)
+            waits = Rule.OWNERS_DO_WHAT_IS_MISSING not in self._rules and world.store.has(share)
+            if waits and share[-1] in missing:
+                return with_others._replace(at=At.HELD)
+            return self._completed(with_others, missing, "written")
 
         yield from self._reading(world, me, merged)
 

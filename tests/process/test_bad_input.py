@@ -44,7 +44,9 @@ def parquet(name: str, **columns: list[Any]) -> Callable[[Laptop], object]:
 
 CASES = {
     # the manifest itself
-    "unknown key": Case({"sorce": {"uri": "source"}}, ("spec.sorce", "unknown field", '"source"')),
+    "unknown key": Case(
+        {"sorce": {"uri": "source"}}, ("spec.sorce", "unknown field", "did you mean source?")
+    ),
     "template without place for the document": Case(
         template("Shorten it."),
         ("spec.prompts[0].template", "[[DOCUMENT]]", "exactly once", "got 0"),
@@ -143,7 +145,7 @@ CASES = {
     ),
     "output with files of somebody else": Case(
         {"output": {"uri": "."}, "source": {"uri": "source"}},
-        ("spec.output.uri .", "README.md", "empty folder"),
+        ("spec.output.uri", "in the way: README.md", "Name an empty folder"),
         prepare=lambda laptop: (laptop.folder / "README.md").write_text("Mine.\n"),
     ),
 }

@@ -26,7 +26,9 @@ from support.waiting import wait_until
 
 SEED = 1
 SAMPLE = 12
-"""Points of each kind of process that `make test` tries."""
+"""Points of each kind of process that `make test` tries, most of them at puts and deletes."""
+MISSED = 0.1
+"""Share of the points that a life may not come to: it has checkpoints by the clock, for example."""
 UNIT_DOCUMENTS, UNITS = 16, 3
 KILLER = "grenade"
 CLOCKS: dict[str, Any] = {
@@ -110,7 +112,7 @@ class Scene:
             living.append(self.start(victim))
         for child in living:
             assert child.ended() == 0, child.last_lines
-        assert code == (0 if point is None else DIED), f"{code}: {dead.last_lines}"
+        assert code in (0, DIED), f"{code}: {dead.last_lines}"
         return dead
 
     def result(self) -> tuple[pa.Table, list[dict[str, Any]]]:
@@ -143,15 +145,26 @@ def crash_at(scene: Scene, victim: str, *, sample: int | None) -> None:
     expected = scene.result()
     points = points_of(witness.trace)
     if sample is not None:
-        points = sorted(Random(SEED).sample(points, sample), key=points.index)  # noqa: S311
-    harm = []
+        points = some_of(points, sample)
+    harm, missed = [], []
     for point in points:
         try:
-            scene.play(victim, point)
+            dead = scene.play(victim, point)
             scene.check(expected)
+            missed += [point.name] if dead.ended() != DIED else []
         except AssertionError as found:
             harm.append(f"{point.name}: {found}")
     assert not harm, f"seed {SEED}, {len(points)} points of a {victim}\n" + "\n\n".join(harm)
+    assert len(missed) <= max(1, MISSED * len(points)), missed
+
+
+def some_of(points: list[Point], sample: int) -> list[Point]:
+    """A sample of the points, in their order."""
+    random = Random(SEED)  # noqa: S311
+    writing = [point for point in points if point.writes]
+    reading = [point for point in points if not point.writes]
+    chosen = random.sample(writing, sample * 3 // 4) + random.sample(reading, sample // 4)
+    return [point for point in points if point in chosen]
 
 
 @pytest.mark.parametrize("victim", ["worker", "driver"])

@@ -138,6 +138,7 @@ class Fleet:
         self._environment = dict(environment or {}) | {
             "PYTHONDONTWRITEBYTECODE": "",
             "PYTHONPYCACHEPREFIX": str(_CACHE),
+            "PYTHONPATH": str(Path(__file__).parent / "lean"),
         }
         spec = self.run.spec
         self._engine_args = engine_args or (lambda: spec.model.engine.args)

@@ -64,3 +64,13 @@ def test_one_more_end_of_any_kind_alone_condemns() -> None:
     ends: list[End] = [Silence(1, rows(3)), Death(2, rows(3)), Silence(3, rows(3))]
 
     assert [one.row for one in suspect(ends, OPEN, kills=2).guilty] == [3]
+
+
+def test_deaths_are_fruitless_until_somebody_is_found_guilty() -> None:
+    crowd = [Death(epoch, rows(1, 2, 3)) for epoch in (1, 2)]
+    verdict = [Death(3, rows(3)), Death(4, rows(3))]
+
+    assert suspect(crowd, OPEN, kills=2).fruitless == 2
+    assert suspect([*crowd, *verdict], OPEN, kills=2).fruitless == 0
+    assert suspect([*crowd, *verdict, Death(5, rows(1, 2))], OPEN, kills=2).fruitless == 1
+    assert suspect([*crowd, *verdict], [1, 2], kills=2).fruitless == 0, "3 has its result by now"
