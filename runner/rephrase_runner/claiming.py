@@ -62,6 +62,7 @@ class Claimer:
         self._mine: dict[int, int] = {}
         self._looks: dict[int, Look] = {}
         self._refreshed_at: float | None = None
+        self._listed_at: float | None = None
         self._lost = 0
         self.tail: tuple[Open, ...] = ()
         """Who may be helped, as the driver last said; empty while units are free."""
@@ -109,14 +110,25 @@ class Claimer:
 
     async def _take_over(self) -> Claimed | None:
         """Look at units others hold, a bounded number at a time."""
-        await self.look_around(force=not self._looks)
+        now = asyncio.get_running_loop().time()
+        listed = self._listed_at is not None and now - self._listed_at < self._lease / 3
+        await self.look_around(force=not self._looks and not listed)
         heartbeats: dict[str, Seen | None] = {}
-        candidates = [unit for unit in self.board.open_units() if unit not in self._mine]
+        candidates = [
+            unit
+            for unit in self.board.open_units()
+            if unit not in self._mine and self._is_due(unit, now)
+        ]
         for unit in candidates[:_LOOKS_AT_ONCE]:
             claimed = await self._consider(unit, heartbeats)
             if claimed is not None:
                 return claimed
         return None
+
+    def _is_due(self, unit: int, now: float) -> bool:
+        """Whether another look at a held unit may say more than the last one."""
+        look = self._looks.get(unit)
+        return look is None or now - look.at >= self._lease / 3
 
     async def _consider(self, unit: int, heartbeats: dict[str, Seen | None]) -> Claimed | None:
         """Take the unit over if its holder let it go or is dead."""
@@ -156,17 +168,14 @@ class Claimer:
             prev=prev,
         )
         try:
-            outcome = await self._ledger.claim(unit, epoch, claim)
-        except Unclear as error:  # it may still appear; unlisted, it is free for all to take over
-            logger.warning("claim not answered", extra={"unit": unit, "reason": str(error)})
-            outcome = Outcome.THEIRS
-        if outcome is Outcome.THEIRS:
+            if not await self._is_taken_by(unit, epoch, claim):
+                self._heart.let_go(unit, epoch)
+                return None
+        except (
+            BaseException
+        ):  # an engine's death cancels us here; listed, it would be held for ever
             self._heart.let_go(unit, epoch)
-            return None
-        if epoch > 1 and await self._ledger.read_commit(unit) is not None:
-            self._heart.let_go(unit, epoch)
-            self._found_commit(unit)
-            return None
+            raise
         self._mine[unit] = epoch
         logger.debug("unit claimed", extra={"unit": unit, "epoch": epoch, "reason": why})
         return Claimed(unit, epoch)
@@ -174,6 +183,19 @@ class Claimer:
     def _found_commit(self, unit: int) -> None:
         self.committed(unit)
         self._report(unit)
+
+    async def _is_taken_by(self, unit: int, epoch: int, claim: Claim) -> bool:
+        try:
+            outcome = await self._ledger.claim(unit, epoch, claim)
+        except Unclear as error:  # it may still appear; unlisted, it is free for all to take over
+            logger.warning("claim not answered", extra={"unit": unit, "reason": str(error)})
+            return False
+        if outcome is Outcome.MINE and epoch > 1:
+            if await self._ledger.read_commit(unit) is None:
+                return True
+            self._found_commit(unit)
+            return False
+        return outcome is Outcome.MINE
 
     async def look_around(self, *, force: bool) -> None:
         """Bring the board up to date from progress.json or, where that is old, from listings."""
@@ -198,6 +220,9 @@ class Claimer:
             if age <= self._lease and not force:
                 self.board.free_all_taken([*progress.claimed, *self._mine])
                 return
+        if not force and self._listed_at is not None and now - self._listed_at < self._lease:
+            return  # a listing of a large run is thousands of requests: not at every look
+        self._listed_at = now
         for unit in await self._ledger.committed_units():
             self.board.commit(unit, unit + 1)
         self.board.free_all_taken([*await self._ledger.claimed_units(), *self._mine])

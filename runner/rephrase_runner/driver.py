@@ -150,8 +150,7 @@ class Driver:
         """Watch the workers and publish until the manifest is written."""
         lease = self._spec.durability.lease_seconds
         watch = Watch(book, plan, await book.units(plan), self._rollouts, lease_seconds=lease)
-        self._phase = api.Progress(phase="Running", spec_hash=spec.hash)
-        self._watch = watch
+        running = api.Progress(phase="Running", spec_hash=spec.hash)
         publisher = Publisher(
             book,
             plan.units,
@@ -164,11 +163,13 @@ class Driver:
             await watch.look(asyncio.get_running_loop().time())
             stop = self._stop(watch)
             await watch.tell(stop)
+            if self._watch is None:  # not before: workers must not read what an earlier driver told
+                self._phase, self._watch = running, watch
             await publisher.advance(watch.commits)
+            if stop is not None:  # also if all is done: the same failures give the same verdict
+                await self._wait_for_workers(watch, stop)
             if publisher.finished:
                 break
-            if stop is not None:
-                await self._wait_for_workers(watch, stop)
             if len(watch.commits) == plan.units:
                 self._phase = self._phase.model_copy(update={"phase": "Publishing"})
             await asyncio.sleep(self._pace.tick)

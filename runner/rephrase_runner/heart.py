@@ -69,10 +69,14 @@ class Heart:
         self._holds.pop((unit, epoch), None)
 
     async def beat(self) -> bool:
-        """Send one heartbeat now; False if it was not acknowledged."""
-        async with (
-            self._lock
-        ):  # one put in flight per name: bodies carry a counter, the last must win
+        """Send one heartbeat; False if it was not acknowledged.
+
+        Calls that wait for each other share one: what matters is that it was composed after the call.
+        """
+        wanted = self.next_beat
+        async with self._lock:  # one put in flight per name: the last body must win
+            if self.acknowledged is not None and self.acknowledged.heartbeat.beat >= wanted:
+                return True
             self._beat += 1
             heartbeat = Heartbeat(
                 run=self._ledger.run,

@@ -47,6 +47,8 @@ class Holding:
         """First row that has not been submitted."""
         self.lost = False
         """Set once the unit was taken over or given up: nothing more is to be written for it."""
+        self.changed = False
+        """Set once the source was found to be another: its failed rows go into a part, all or none."""
         self.finishing = False
         """Set once the part is being written: from then on it commits or loses to another commit."""
         self.shared: dict[int, str] = {}
@@ -126,6 +128,7 @@ class Holding:
         self._unsaved.clear()
         self.in_flight.clear()
         self.reused = 0
+        self.changed = True
 
     def outcome(
         self, document: Document, key: Key, problem: Problem, *, attempts: int = 0

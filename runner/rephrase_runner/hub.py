@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -95,7 +96,7 @@ def repository(name: str, revision: str | None) -> ModelInfo:
         raise InvalidModel(
             "the repository has no config.json", where=where, remedy="Name a language model."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise AccessRefused(
             f"the hub does not answer: {str(error).splitlines()[0]}",
             where=where,

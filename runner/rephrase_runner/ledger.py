@@ -41,6 +41,7 @@ from rephrase_runner.units import Unit
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 _PARALLEL_READS = 32
+_COMMITS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,9 @@ class Ledger:
         got = await self._named(plan.plan)
         if parts.digest(got.data) != plan.sha256:
             raise LedgerDamaged(
-                "checksum does not fit plan.json", where=f"{self.store.uri}/{plan.plan}"
+                "checksum does not fit plan.json",
+                where=f"{self.store.uri}/{plan.plan}",
+                remedy="Restore it from a backup or an older version of the object.",
             )
         return await asyncio.to_thread(decode_units, got.data)
 
@@ -199,7 +202,7 @@ class Ledger:
         matter (ledger protocol, section 5).
         """
         listed = await self.store.list(self.names.checkpoints(unit))
-        found = await gather_bounded([self.store.get(meta.name) for meta in listed])
+        found = await gather_bounded([self.store.get(meta.name, bulk=True) for meta in listed])
         return await asyncio.to_thread(
             self._merge, unit, [got for got in found if got], plan, etag, planned_keys
         )
@@ -244,7 +247,8 @@ class Ledger:
                 death = await _read(self.store, deaths[earlier], records.Death)
                 if death is not None:
                     rows = frozenset(_rows(death.in_flight))
-                    ends.append(Death(earlier, rows, name=deaths[earlier]))
+                    company = earlier not in windows
+                    ends.append(Death(earlier, rows, name=deaths[earlier], company=company))
                 continue
             claim = await _read(self.store, self.names.claim(unit, earlier + 1), Claim)
             if claim is None or claim.why != "stale":
@@ -306,8 +310,13 @@ class Ledger:
 
     async def read_commits(self, units: Iterable[int]) -> list[Commit]:
         """Several commits at once; open units are left out."""
-        found = await gather_bounded([self.read_commit(unit) for unit in units])
-        return [commit for commit in found if commit is not None]
+        wanted = list(units)
+        commits: list[Commit] = []
+        for first in range(0, len(wanted), _COMMITS_AT_ONCE):  # not a task for each of a million
+            batch = wanted[first : first + _COMMITS_AT_ONCE]
+            found = await gather_bounded([self.read_commit(unit) for unit in batch])
+            commits += [commit for commit in found if commit is not None]
+        return commits
 
     async def committed_units(self, start_after: int | None = None) -> list[int]:
         """Units that have a commit, in order (one listing)."""
@@ -322,7 +331,7 @@ class Ledger:
             LedgerDamaged: it is missing or its checksum does not fit.
         """
         got = await self._named(commit.part)
-        if parts.digest(got.data) != commit.sha256:
+        if await asyncio.to_thread(parts.digest, got.data) != commit.sha256:
             raise LedgerDamaged(
                 f"checksum does not fit the commit of unit {commit.unit}",
                 where=f"{self.store.uri}/{commit.part}",
@@ -396,7 +405,7 @@ class Ledger:
 
     async def _named(self, name: str) -> Got:
         """An object that another object names, so it must be there."""
-        got = await self.store.get(name)
+        got = await self.store.get(name, bulk=True)
         if got is None:
             raise LedgerDamaged(
                 "missing, although the ledger names it",

@@ -24,6 +24,7 @@ from rephrase_api.errors import AccessRefused, ExitCode
 from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, merged_arguments
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
+from rephrase_api.v1alpha1.policy import LogLevel
 from rephrase_runner.display import Display
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Supervisor:
         launch = DriverLaunch(
             run=self._run.metadata.name,
             manifest=json.dumps(self._run.to_api()),
-            log_level=self._run.spec.observability.log_level.value,
+            log_level=self._log_level(),
             watch_stdin=True,
         )
         patience = _Patience(self._run.spec.retries.worker_backoff_limit)
@@ -237,13 +238,18 @@ class Supervisor:
             self._display.note(f"worker {slot} ended ({_said(child)}); starting it again")
             await asyncio.sleep(pause)
 
+    def _log_level(self) -> str:
+        """At least Info: what children say there (port, model loaded, end) is what we go by."""
+        level = self._run.spec.observability.log_level
+        return (level if level is LogLevel.DEBUG else LogLevel.INFO).value
+
     def _worker_launch(self, slot: int) -> WorkerLaunch:
         spec = self._run.spec
         pool = spec.pools()[0]
         return WorkerLaunch(
             run=self._run.metadata.name,
             node=os.uname().nodename,
-            log_level=spec.observability.log_level.value,
+            log_level=self._log_level(),
             watch_stdin=True,
             output_uri=spec.output.uri,
             output_storage=spec.output.storage,
@@ -346,7 +352,7 @@ class Supervisor:
             self._progress = Progress.model_validate(entry["progress"])
         elif message == "exit":
             child.ended = entry
-        elif entry["severity"] in _NOTED and str(entry["logger"]).startswith("rephrase_"):
+        elif entry.get("severity") in _NOTED and str(entry.get("logger")).startswith("rephrase_"):
             reason = entry.get("reason") or entry.get("error") or ""
             self._display.note(f"{child.name}: {message}{f' ({reason})' if reason else ''}")
 

@@ -156,7 +156,7 @@ class Publisher:
         store = self._ledger.store
         outcome = await store.put_new(file.path, data, deadline_seconds=None, bulk=True)
         if outcome is Outcome.THEIRS:
-            got = await store.get(file.path)
+            got = await store.get(file.path, bulk=True)
             data = got.data if got is not None else b""
             if not await asyncio.to_thread(self._same_content, data, group, file):
                 raise LedgerDamaged(
@@ -169,7 +169,7 @@ class Publisher:
             prompt=file.prompt,
             rows=file.rows,
             bytes=len(data),
-            sha256=parts.digest(data),
+            sha256=await asyncio.to_thread(parts.digest, data),
         )
 
     def _same_content(self, data: bytes, group: Group, file: GroupFile) -> bool:

@@ -42,8 +42,12 @@ class Scribe:
         self._clock = clock
 
     async def checkpoint(self, holding: Holding) -> None:
-        """Keep the samples of a unit that are in no checkpoint yet; nothing if there are none."""
-        samples = holding.unsaved()
+        """Keep the samples of a unit that are in no checkpoint yet; nothing if there are none.
+
+        Not those of a unit whose source changed: the planned version may come back, and then its filter
+        leaves rows out that all count here.
+        """
+        samples = [] if holding.changed else holding.unsaved()
         if not samples:
             return
         unit, epoch = holding.unit.index, holding.epoch
@@ -72,7 +76,7 @@ class Scribe:
         data = await asyncio.to_thread(self._encode, holding, samples)
         await self._heart.beat_until_acknowledged()
         part = await self._ledger.write_part(unit, epoch, self._heart.worker, data)
-        commit = self._commit(holding, samples, part, data)
+        commit = await asyncio.to_thread(self._commit, holding, samples, part, data)
         if await self._ledger.commit(commit) is Outcome.MINE:
             self._vitals.committed(unit)
             logger.info(

@@ -6,6 +6,7 @@ always, suspects in windows of their own. Where nothing is left to claim, others
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from rephrase_runner.prepare import Prepared, Preparer
 from rephrase_runner.rows import Document, Problem, Status
 from rephrase_runner.scribe import Scribe
 from rephrase_runner.source import Reader, failed_rows
-from rephrase_runner.store import Outcome, SourceChanged
+from rephrase_runner.store import Outcome, SourceChanged, Unclear
 from rephrase_runner.suspects import Suspicion, deaths_allowed, next_window, suspect
 from rephrase_runner.tail import last_free_slice, slice_of, slice_range, slowest_first
 from rephrase_runner.units import Unit
@@ -32,7 +33,8 @@ from rephrase_runner.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_MAX_HOLDINGS = 8
+_HELD_DOCUMENTS = 4
+"""Documents held per request that the engine takes at once; more would only be kept from others."""
 _HELP_LOOKS = 4
 """Units looked at in one go for a slice to help with: a look costs two listings."""
 _NOBODY = Suspicion((), ())
@@ -84,6 +86,7 @@ class Shift:
         self._pace = pace
         self._clock = asyncio.get_running_loop().time
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._ended = asyncio.Event()
         self._helped_out: set[int] = set()  # units that nobody can help with any more
         self.helping: Holding | None = None
         """A slice of another's unit that we are helping with."""
@@ -117,17 +120,34 @@ class Shift:
         while not self._claimer.all_committed:
             await self.answerer.slots.some()
             claimed = None
-            if len(self._holdings) < _MAX_HOLDINGS:
-                claimed = await self._claimer.next()
+            if self._has_room():
+                claimed = await self._next()
             if claimed is not None:
                 self._vitals.enter("generating", self._clock())
                 await self._do(await self._open(claimed), claimed, tasks)
-            elif not self._claimer.all_committed and (
-                self._holdings or not await self._help(tasks)
-            ):
+            elif not self._claimer.all_committed and not await self._help(tasks):
                 if not self._holdings:
                     self._vitals.enter("idle", self._clock())
-                await asyncio.sleep(self._pace.poll)
+                await self._wait_for_room()
+
+    async def _next(self) -> Claimed | None:
+        try:
+            return await self._claimer.next()
+        except Unclear as error:  # there is nothing to claim while the store is away
+            logger.warning("the store is away; going on", extra={"reason": str(error)})
+            return None
+
+    def _has_room(self) -> bool:
+        """Whether to claim more: enough documents at hand are enough, however small their units are."""
+        documents = sum(holding.unit.rows for holding in self._holdings.values())
+        return documents < _HELD_DOCUMENTS * self._engine.max_in_flight
+
+    async def _wait_for_room(self) -> None:
+        """Wait for a unit to end, or until it is time to look for work again."""
+        self._ended.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.poll):
+                await self._ended.wait()
 
     async def _watch_engine(self) -> None:
         """An engine that makes no progress with requests in flight hangs."""
@@ -143,10 +163,11 @@ class Shift:
         """At the tail, see which slices of our units helpers have taken."""
         while True:
             await asyncio.sleep(self._pace.heartbeat)
-            await self._claimer.look_around(force=False)
-            if self._claimer.tail:
-                for holding in list(self._holdings.values()):
-                    holding.shared = await self._ledger.shared_slices(holding.unit.index)
+            with contextlib.suppress(Unclear):  # the store is away: only the help is missed
+                await self._claimer.look_around(force=False)
+                if self._claimer.tail:
+                    for holding in list(self._holdings.values()):
+                        holding.shared = await self._ledger.shared_slices(holding.unit.index)
 
     # -- one unit --
 
@@ -260,11 +281,18 @@ class Shift:
         self.answerer.record_problems(prepared, holding)
         if prepared.requests:
             await self.answerer.slots.take(len(prepared.requests))
-            task = tasks.create_task(self._answer(prepared, holding))
+            begun = asyncio.Event()
+            task = tasks.create_task(self._answer(prepared, holding, begun))
             holding.tasks.add(task)
             task.add_done_callback(holding.tasks.discard)
+            # a task that is canceled before its first step never gives anything back itself
+            count = len(prepared.requests)
+            task.add_done_callback(
+                lambda _: None if begun.is_set() else self.answerer.slots.give(count)
+            )
 
-    async def _answer(self, prepared: Prepared, holding: Holding) -> None:
+    async def _answer(self, prepared: Prepared, holding: Holding, begun: asyncio.Event) -> None:
+        begun.set()
         row = prepared.document.row
         holding.in_flight.add(row)
         await self.answerer.answer(prepared, holding)
@@ -325,6 +353,8 @@ class Shift:
 
     async def _help(self, tasks: asyncio.TaskGroup) -> bool:
         """Do a slice of the unit that will take its holder longest; False if nobody needs help."""
+        if self._holdings:
+            return False
         needy = [held for held in self._claimer.tail if held.unit not in self._helped_out]
         for held in slowest_first(needy)[:_HELP_LOOKS]:
             unit = self._job.units[held.unit]
@@ -336,7 +366,11 @@ class Shift:
                 self._helped_out.add(unit.index)
                 continue
             worker = self._claimer.worker
-            if await self._ledger.take_share(unit.index, number, worker) is Outcome.MINE:
+            try:
+                outcome = await self._ledger.take_share(unit.index, number, worker)
+            except Unclear:  # a share that nobody works on costs its holder nothing
+                continue
+            if outcome is Outcome.MINE:
                 await self._do_slice(unit, held.epoch, number, tasks)
                 return True
         return False
@@ -364,7 +398,8 @@ class Shift:
             )
             await self._feed(batches, holding, _NOBODY, tasks)
             await self.answerer.slots.none_taken()
-            await self._scribe.checkpoint(holding)
+            if not holding.lost:
+                await self._scribe.checkpoint(holding)
         except SourceChanged:
             pass  # its holder will find out too, and say so
         self.helping = None
@@ -391,6 +426,7 @@ class Shift:
     def _let_go(self, holding: Holding) -> None:
         self._holdings.pop(holding.unit.index, None)
         self._claimer.release(holding.unit.index, holding.epoch)
+        self._ended.set()
 
     async def _ahead(self, items: Iterator[T]) -> AsyncGenerator[T, None]:
         """Run a blocking iterator in the reading thread, one item ahead of the consumer."""

@@ -3,7 +3,7 @@
 A notice comes up to two minutes before SIGTERM, or where SIGTERM never comes. What is asked for:
 AWS `latest/meta-data/spot/instance-action` with a token (IMDSv2), 404 until there is a notice;
 GCP `computeMetadata/v1/instance/preempted`, TRUE or FALSE;
-Azure `metadata/scheduledevents`, an event of type Preempt.
+Azure `metadata/scheduledevents`, an event of type Preempt that names this machine.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 import aiohttp
+from pydantic import BaseModel, Field
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +84,30 @@ async def _gcp(session: aiohttp.ClientSession, base: str) -> bool:
 
 
 async def _azure(session: aiohttp.ClientSession, base: str) -> bool:
-    url = f"{base}/metadata/scheduledevents?api-version=2020-07-01"
+    # every machine of a scale set is told of every event: only those that name us are ours
+    name = await _azure_text(session, f"{base}/metadata/instance/compute/name?{_AZURE_NAME}")
+    body = await _azure_text(session, f"{base}/metadata/scheduledevents?{_AZURE_EVENTS}")
+    events = _AzureEvents.model_validate_json(body).events
+    return any(event.type == "Preempt" and name in event.resources for event in events)
+
+
+async def _azure_text(session: aiohttp.ClientSession, url: str) -> str:
     async with session.get(url, headers={"Metadata": "true"}) as answer:
         answer.raise_for_status()
-        events = (await answer.json(content_type=None)).get("Events", [])
-        return any(event.get("EventType") == "Preempt" for event in events)
+        return (await answer.text()).strip()
+
+
+class _AzureEvent(BaseModel):
+    type: str = Field("", alias="EventType")
+    resources: tuple[str, ...] = Field((), alias="Resources")
+
+
+class _AzureEvents(BaseModel):
+    events: tuple[_AzureEvent, ...] = Field((), alias="Events")
+
+
+_AZURE_NAME = "api-version=2021-02-01&format=text"
+_AZURE_EVENTS = "api-version=2020-07-01"
 
 
 _QUESTIONS: dict[Cloud, Callable[[aiohttp.ClientSession, str], Awaitable[bool]]] = {

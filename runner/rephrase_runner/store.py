@@ -10,9 +10,11 @@ into an error: `AccessRefused` and `StorageFull` (a person must act; the ledger 
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,6 +39,7 @@ from typing_extensions import override
 from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError, StorageFull
 from rephrase_api.v1alpha1.shared import Storage
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 AnyStore = LocalStore | S3Store | GCSStore | AzureStore
 SCHEMES = ("file", "s3", "gs", "az")
@@ -45,6 +48,12 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # errno EACCES, EPERM, EROFS; ENOSPC, EDQUOT: obstore gives a folder's errors no class of their own
 _REFUSED_ERRNO = {13, 1, 30}
 _FULL_ERRNO = {28, 122}
+
+
+_AWAY_SECONDS = 120
+"""How long reads wait for a store that is away."""
+_TRIES_PER_WARNING = 8
+_REFUSALS = (PermissionDeniedError, UnauthenticatedError)
 
 
 class Outcome(Enum):
@@ -138,15 +147,27 @@ class Store:
         self.local = is_local(uri)
         options = options or StorageOptions()
         self._synced: set[Path] = set()
+        self._own_refusals = 0
         self._random: Random = Random()  # noqa: S311 - jitter is no secret
         if self.local:
             self.root = local_path(self.uri)
             folder: AnyStore = _local_store(self.root, create=create)
             self._quick = self._normal = self._bulk = folder
         else:
-            self._quick = _remote_store(self.uri, options, timeout_seconds=3, retry_seconds=3)
-            self._normal = _remote_store(self.uri, options, timeout_seconds=10, retry_seconds=10)
-            self._bulk = _remote_store(self.uri, options, timeout_seconds=120, retry_seconds=10)
+            try:
+                self._quick = _remote_store(self.uri, options, timeout_seconds=3, retry_seconds=3)
+                self._normal = _remote_store(
+                    self.uri, options, timeout_seconds=10, retry_seconds=10
+                )
+                self._bulk = _remote_store(self.uri, options, timeout_seconds=120, retry_seconds=10)
+            except (
+                BaseError
+            ) as error:  # for example a key of a Secret that is no setting of the client
+                raise InvalidSpec(
+                    str(error).splitlines()[0],
+                    where=uri,
+                    remedy="Correct the URI, the storage settings, or the Secret's keys.",
+                ) from error
 
     # -- the four verbs --
 
@@ -180,28 +201,25 @@ class Store:
             AccessRefused, StorageFull: a person must act.
         """
         client = self._bulk if bulk else self._normal
-        give_up = self._deadline(deadline_seconds)
-        for attempt in self._attempts():
-            error: Exception | None = None
+        tries = _Tries(self, name, seconds=deadline_seconds)
+        while True:
             try:
                 await obstore.put_async(client, name, data, mode="create", use_multipart=False)
                 break
             except (AlreadyExistsError, PreconditionError, NotModifiedError) as conflict:
-                error = conflict
+                tries.last = conflict
             except (BaseError, OSError) as failure:
-                self._raise_if_final(failure, name, attempt)
-                error = failure
+                tries.note(failure)
             try:
                 found = await self._read_back(name, client, size_only=own_name)
             except (BaseError, OSError) as failure:
-                self._raise_if_final(failure, name, attempt)
-                error = failure
+                tries.note(failure)
             else:
                 if found is not None:
                     if found != (len(data) if own_name else data):
                         return Outcome.THEIRS
                     break
-            await self._pause(attempt, give_up, name, error)
+            await asyncio.sleep(tries.pause_seconds())
         if self.local:
             await asyncio.to_thread(self._sync_to_disk, name)
         return Outcome.MINE
@@ -216,14 +234,21 @@ class Store:
         try:
             await obstore.put_async(self._quick, name, data, use_multipart=False)
         except (BaseError, OSError) as error:
-            self._raise_if_final(error, name, attempt=0)
+            self._own_refusals += isinstance(error, _REFUSALS)
+            self.raise_if_final(error, name, refused_before=self._own_refusals > 1)
             raise Unclear(str(error).splitlines()[0], where=f"{self.uri}/{name}") from error
 
-    async def get(self, name: str) -> Got | None:
-        """The object, or None if there is none."""
+    async def get(self, name: str, *, bulk: bool = False) -> Got | None:
+        """The object, or None if there is none.
+
+        Args:
+            name: object name.
+            bulk: a large object: long time-outs, since one covers the whole body.
+        """
+        client = self._bulk if bulk else self._normal
 
         async def read() -> Got:
-            result = await obstore.get_async(self._normal, name)
+            result = await obstore.get_async(client, name)
             return Got(_meta(result.meta), bytes(await result.bytes_async()))
 
         return await self._reading(name, read)
@@ -281,21 +306,20 @@ class Store:
         options: dict[str, Any] = {"range": (start, end)}
         if etag:
             options["if_match"] = etag
-        for attempt in range(8):
+        tries = _Tries(self, name, seconds=_AWAY_SECONDS)
+        while True:
             try:
                 result = obstore.get(self._bulk, name, options=options)  # type: ignore[arg-type]
                 return bytes(result.bytes())
-            except (PreconditionError, FileNotFoundError) as error:
+            except PreconditionError as error:
+                raise SourceChanged(name) from error
+            except FileNotFoundError as error:
+                if _NO_BUCKET.search(str(error)) or (self.local and not self.root.is_dir()):
+                    tries.note(error)  # all of the source is away, not this file gone
                 raise SourceChanged(name) from error
             except (BaseError, OSError) as error:
-                self._raise_if_final(error, name, attempt)
-                failure = error
-            _BLOCKING_PAUSE.wait(self._pause_seconds(attempt))
-        raise AccessRefused(
-            f"not reachable: {str(failure).splitlines()[0]}",
-            where=f"{self.uri}/{name}",
-            remedy="Check the endpoint and the network; running again continues.",
-        )
+                tries.note(error)
+            _BLOCKING_PAUSE.wait(tries.pause_seconds())
 
     # -- inside --
 
@@ -312,44 +336,25 @@ class Store:
 
     async def _reading(self, name: str, read: Callable[[], Awaitable[T]]) -> T | None:
         """Call `read` until it answers; None on 404; AccessRefused after about two minutes."""
-        give_up = self._deadline(120)
-        for attempt in self._attempts():
+        tries = _Tries(self, name, seconds=_AWAY_SECONDS)
+        while True:
             try:
                 return await read()
             except FileNotFoundError:
                 return None
             except (BaseError, OSError) as error:
-                self._raise_if_final(error, name, attempt)
-                await self._pause(attempt, give_up, name, error)
-        raise AssertionError("unreachable")
+                tries.note(error)
+            await asyncio.sleep(tries.pause_seconds())
 
-    @staticmethod
-    def _attempts() -> range:
-        return range(1_000_000)
-
-    @staticmethod
-    def _deadline(seconds: float | None) -> float | None:
-        return None if seconds is None else asyncio.get_running_loop().time() + seconds
-
-    def _pause_seconds(self, attempt: int) -> float:
+    def pause_seconds(self, attempt: int) -> float:
+        """Exponential back-off with jitter: 0.1 s at first, 10 s at most, half to one and a half of it."""
         return min(10.0, 0.1 * 2.0 ** min(attempt, 10)) * (0.5 + self._random.random())
 
-    async def _pause(
-        self, attempt: int, give_up: float | None, name: str, error: Exception | None
-    ) -> None:
-        if give_up is not None and asyncio.get_running_loop().time() > give_up:
-            raise Unclear(
-                f"no answer: {str(error).splitlines()[0]}",
-                where=f"{self.uri}/{name}",
-                remedy="Check the endpoint and the network; running again continues.",
-            ) from error
-        await asyncio.sleep(self._pause_seconds(attempt))
-
-    def _raise_if_final(self, error: Exception, name: str, attempt: int) -> None:
+    def raise_if_final(self, error: Exception, name: str, *, refused_before: bool) -> None:
         """Raise the error a person must act on; return if trying again may help."""
         where = f"{self.uri}/{name}".rstrip("/")
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-            if attempt == 0:  # credentials may just have expired; the client fetches new ones
+        if isinstance(error, _REFUSALS):
+            if not refused_before:  # credentials may just have expired; the client fetches new ones
                 return
             raise AccessRefused(
                 "access denied by the store",
@@ -361,32 +366,90 @@ class Store:
                 "no such bucket or container", where=where, remedy="Create it, or correct the URI."
             ) from error
         match = _OS_ERROR.search(str(error)) if self.local else None
-        errno = int(match[1]) if match else 0
+        if match:
+            self._raise_for_errno(int(match[1]), name, error)
+
+    def _sync_to_disk(self, name: str) -> None:
+        """Make a new file and the folders above it survive a power loss (obstore does not)."""
+        path = self.root / name
+        try:
+            _sync(path)
+            for (
+                folder
+            ) in path.parents:  # up to the first one whose own entry is known to be on disk
+                _sync(folder)
+                if folder == self.root or folder in self._synced:
+                    break
+                self._synced.add(folder)
+        except FileNotFoundError:
+            return  # swept already: its unit was committed meanwhile
+        except OSError as error:
+            self._raise_for_errno(error.errno or 0, name, error)
+            raise
+
+    def _raise_for_errno(self, errno: int, name: str, error: Exception) -> None:
+        where = f"{self.uri}/{name}".rstrip("/")
         if errno in _REFUSED_ERRNO:
             raise AccessRefused(
-                os.strerror(errno).lower(), where=where, remedy="Make the folder writable."
+                os.strerror(errno).lower(),
+                where=where,
+                remedy="Give this user access to the folder.",
             ) from error
         if errno in _FULL_ERRNO:
             raise StorageFull(
                 os.strerror(errno).lower(), where=where, remedy="Free space and run again."
             ) from error
 
-    def _sync_to_disk(self, name: str) -> None:
-        """Make a new file and the folders above it survive a power loss (obstore does not)."""
-        path = self.root / name
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        for folder in path.parents:
-            known = folder in self._synced
-            if folder == path.parent or not known:
-                handle = os.open(folder, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-                self._synced.add(folder)
-            if folder == self.root:
-                break
+
+class _Tries:
+    """The tries of one operation: what is final, how long to wait, when to give up.
+
+    Args:
+        store: whose.
+        name: of the object.
+        seconds: give up after so long; None = never.
+    """
+
+    def __init__(self, store: Store, name: str, *, seconds: float | None) -> None:
+        self.last: Exception | None = None
+        self._store = store
+        self._name = name
+        self._give_up = None if seconds is None else time.monotonic() + seconds
+        self._number = 0
+        self._refusals = 0
+
+    def note(self, error: Exception) -> None:
+        """A try failed; raises if no further one can help (a refusal counts from the second on)."""
+        self.last = error
+        self._refusals += isinstance(error, _REFUSALS)
+        self._store.raise_if_final(error, self._name, refused_before=self._refusals > 1)
+
+    def pause_seconds(self) -> float:
+        """How long to wait before the next try.
+
+        Raises:
+            Unclear: it is time to give up.
+        """
+        where = f"{self._store.uri}/{self._name}".rstrip("/")
+        reason = str(self.last).splitlines()[0]
+        if self._give_up is not None and time.monotonic() > self._give_up:
+            raise Unclear(
+                f"no answer: {reason}",
+                where=where,
+                remedy="Check the endpoint and the network; running again continues.",
+            ) from self.last
+        self._number += 1
+        if self._number % _TRIES_PER_WARNING == 0:
+            logger.warning("the store does not answer", extra={"object": where, "reason": reason})
+        return self._store.pause_seconds(self._number - 1)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 _BLOCKING_PAUSE = threading.Event()  # never set: a pause of the reading threads
@@ -499,6 +562,10 @@ def _remote_store(
     retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=retry_seconds)}
     client: Any = {"timeout": timedelta(seconds=timeout_seconds), "allow_http": options.allow_http}
     config: dict[str, Any] = _credentials(options.credentials) if options.credentials else {}
+    for name in ("region", "endpoint"):  # the spec's own fields go before what the Secret says
+        if getattr(options, name):
+            for spelling in ("", "aws_", "azure_storage_", "azure_"):
+                config.pop(f"{spelling}{name}", None)
     if parts.scheme == "s3":
         if options.endpoint:
             config |= {"endpoint": options.endpoint, "virtual_hosted_style_request": False}

@@ -16,20 +16,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """An engine death recorded at an epoch, with the rows then in flight. `name`: the record's."""
+    """An engine death recorded at an epoch, with the rows of the unit that were in flight.
+
+    Attributes:
+        name: of the record.
+        company: rows of other units may have been in flight beside them: it was not in a window.
+    """
 
     epoch: int
     rows: frozenset[int]
     name: str = ""
+    company: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether one row was in flight in the whole process."""
+        return len(self.rows) == 1 and not self.company
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """A holder that went silent. `rows`: of his last window without results; empty outside windows."""
+    """A holder that went silent. `rows`: of his last window; empty outside windows."""
 
     epoch: int
     rows: frozenset[int] = frozenset()
     name: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether one row was in flight: a window has nothing beside it."""
+        return len(self.rows) == 1
 
 
 End = Death | Silence
@@ -82,7 +98,7 @@ def suspect(ends: Iterable[End], open_rows: Collection[int], *, kills: int) -> S
         if not named and isinstance(end, Silence):
             lost_nodes += 1  # the first may be a lost node; the second makes all open rows suspect
             named = open_.difference(*groups) if lost_nodes > 1 else frozenset()
-        if len(end.rows) == 1:
+        if end.alone:
             alone.setdefault(next(iter(end.rows)), []).append(end)
         groups = _split(groups, named)
     verdicts = [ends_[-1].epoch for ends_ in alone.values() if _condemned(ends_, kills)]

@@ -242,7 +242,7 @@ class Verification:
         if expected != {file.path: file.rows for file in done.files}:
             self._fault(f"{name}: its files are not those that were planned")
         for file in done.files:
-            got = await self._store.get(file.path)
+            got = await self._store.get(file.path, bulk=True)
             if got is None:
                 self._fault(f"{file.path} is missing")
                 continue

@@ -56,8 +56,9 @@ class Watch:
     @property
     def failed_documents(self) -> int:
         """Documents that failed. Open units count too: one may have nothing else (engine killers)."""
-        committed = max((counts.failed for counts in self.account.counts.values()), default=0)
-        return max(committed, self.fold.failed // self._keys_per_row)
+        counts = self.account.counts.items()
+        committed = (-(-count.failed // self._rollouts[prompt]) for prompt, count in counts)
+        return max(*committed, self.fold.failed // self._keys_per_row, 0)
 
     async def look(self, now: float, *, everything: bool = False) -> None:
         """Read what is new.

@@ -8,7 +8,8 @@ killed it.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rephrase_api.errors import Drained, EngineFailed, RephraseError, SpecMismatch
@@ -25,11 +26,13 @@ from rephrase_runner.records import Hold
 from rephrase_runner.scribe import Scribe
 from rephrase_runner.shift import Shift
 from rephrase_runner.source import Reader
+from rephrase_runner.store import Unclear
 from rephrase_runner.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 
-LEAVE_SECONDS = 6
+_SAVE_SECONDS = 4.5
+_GOODBYE_SECONDS = 1.5
 """A drain never waits longer for the store: 15 s of grace are assumed (GKE spot)."""
 _BEATS_PER_LOOK_AT_SPEC = 10
 
@@ -143,13 +146,16 @@ class Worker:
             dead = await self._work_shift(tasks)
             if dead is None:
                 return
+            if self._drain.is_set():  # on Python 3.11 the inner group has eaten the cancellation
+                raise Drained("stopped on request", remedy="Run again to continue.")
+            await self._bury_all(dead)
             fruitless = 0 if self._vitals.samples > samples else fruitless + 1
             if fruitless > self._job.engine_rebuilds:
                 raise EngineFailed(
                     f"the engine died {fruitless} times in a row without a new sample, at last: {dead}",
                     remedy="See its log above; spec.retries.engineRebuilds is the limit.",
                 )
-            await self._rebuild(dead)
+            await self._rebuild()
 
     async def _work_shift(self, tasks: asyncio.TaskGroup) -> EngineDead | None:
         """Work with the engine there is; how it died, or None if all is committed."""
@@ -161,7 +167,7 @@ class Worker:
             claimer=self._claimer,
             scribe=self._scribe,
             holdings=self._holdings,
-            spawn=tasks.create_task,
+            spawn=lambda work: None if self._drain.is_set() else tasks.create_task(work),
             reader=self._reader,
             preparer=self._preparer(self._engine),
             engine=self._engine,
@@ -177,15 +183,17 @@ class Worker:
             return cause
         return None
 
-    async def _rebuild(self, dead: EngineDead) -> None:
-        """Write down who was in flight, let the units go, and build the engine anew."""
+    async def _bury_all(self, dead: EngineDead) -> None:
+        """Write down who was in flight, and let the units go."""
         logger.error("engine died", extra={"reason": dead.cause, "error": str(dead)})
-        self._vitals.enter("loading", self._clock())
         for holding in list(self._holdings.values()):
             if not holding.finishing:
                 await self._bury(holding, dead)
         await self._keep_helping()
         await self._heart.beat()
+
+    async def _rebuild(self) -> None:
+        self._vitals.enter("loading", self._clock())
         if self._engine is not None:
             await asyncio.to_thread(self._engine.close)
             self._engine = None
@@ -216,10 +224,11 @@ class Worker:
     async def _keep_checkpoints(self) -> None:
         while True:
             await asyncio.sleep(self._pace.checkpoint)
-            for holding in list(self._holdings.values()):
-                if not holding.finishing and not await self._drop_if_superseded(holding):
-                    await self._scribe.checkpoint(holding)
-            await self._keep_helping()
+            with self._store_may_be_away():
+                for holding in list(self._holdings.values()):
+                    if not holding.finishing and not await self._drop_if_superseded(holding):
+                        await self._scribe.checkpoint(holding)
+                await self._keep_helping()
 
     async def _keep_helping(self) -> None:
         """Checkpoint the slice we help with; drop it once its unit is committed."""
@@ -237,21 +246,31 @@ class Worker:
         while True:
             await self._heart.overslept.wait()
             self._heart.overslept.clear()
-            for holding in list(self._holdings.values()):
-                if not holding.finishing:
-                    await self._drop_if_superseded(holding)
+            with self._store_may_be_away():
+                for holding in list(self._holdings.values()):
+                    if not holding.finishing:
+                        await self._drop_if_superseded(holding)
 
     async def _keep_run(self) -> None:
         """End once the output belongs to another run (it was deleted and used again)."""
         while True:
             await asyncio.sleep(self._pace.heartbeat * _BEATS_PER_LOOK_AT_SPEC)
-            spec = await read_spec(self._ledger.store)
-            if spec is None or spec.run != self._ledger.run:
-                raise SpecMismatch(
-                    "this output was deleted or given to another run",
-                    where=self._ledger.store.uri,
-                    remedy="Nothing is to be done: this worker belonged to the old run.",
-                )
+            with self._store_may_be_away():
+                spec = await read_spec(self._ledger.store)
+                if spec is None or spec.run != self._ledger.run:
+                    raise SpecMismatch(
+                        "this output was deleted or given to another run",
+                        where=self._ledger.store.uri,
+                        remedy="Nothing is to be done: this worker belonged to the old run.",
+                    )
+
+    @contextmanager
+    def _store_may_be_away(self) -> Iterator[None]:
+        """Work goes on in memory while the store is away; what was to be done comes again."""
+        try:
+            yield
+        except Unclear as error:
+            logger.warning("the store is away; going on", extra={"reason": str(error)})
 
     async def _drop_if_superseded(self, holding: Holding) -> bool:
         """Give a unit up that another has taken over; samples that no checkpoint has are lost."""
@@ -269,17 +288,26 @@ class Worker:
         self._claimer.release(holding.unit.index, holding.epoch)
 
     async def _leave(self) -> None:
-        """Checkpoint what is finished, let every unit go, say so; at most `LEAVE_SECONDS`."""
+        """Checkpoint what is finished, let every unit go, say so; bounded, whatever the store does."""
         self._vitals.enter("draining", self._clock())
+        holdings = list(self._holdings.values())
+        saving = [self._scribe.checkpoint(holding) for holding in holdings]
         try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                for holding in list(self._holdings.values()):
-                    await self._scribe.checkpoint(holding)
-                    self._let_go(holding)
-                await self._keep_helping()
-                self._vitals.enter("gone", self._clock())
+            async with asyncio.timeout(_SAVE_SECONDS):
+                for outcome in await asyncio.gather(
+                    *saving, self._keep_helping(), return_exceptions=True
+                ):
+                    if isinstance(outcome, BaseException):
+                        logger.error("samples were not saved", extra={"error": str(outcome)})
+        except TimeoutError:
+            logger.error("samples were not saved: the store did not answer in time")
+        for holding in holdings:
+            self._let_go(holding)
+        self._vitals.enter("gone", self._clock())
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
                 await self._heart.beat()
-        except (TimeoutError, RephraseError) as error:
+        except (TimeoutError, RephraseError) as error:  # then the lease has to run out
             logger.warning("left without a last word", extra={"reason": str(error)})
 
     # -- for heartbeats --

@@ -1,60 +1,37 @@
 """The runner's own decisions, called with what the model's objects say."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache
 
-from rephrase_runner import account, parts, rows
+from model.objects import Beat, Claim, Made, Samples
+from rephrase_runner import account, parts, records, rows
 from rephrase_runner.claims import Seen, judge
-from rephrase_runner.records import Claim, Commit, Heartbeat, Hold, Names, Tokens
+from rephrase_runner.records import Heartbeat, Hold, Names, Tokens
 from rephrase_runner.rows import Status
 
 PROMPT = "p"
-_EPOCH_OF_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 _LEASE_SECONDS = 60
 
 
-class Made(NamedTuple):
-    """A sample: row `key` of a unit, made by a process for a run. Two makers make two texts."""
-
-    run: int
-    key: int
-    maker: int
-    status: str = "written"
-
-
-Samples = tuple[Made, ...]
-
-
-class Beat(NamedTuple):
-    """A heartbeat. `holds`: (unit, epoch); `committed`: units."""
-
-    number: int
-    state: str = "live"
-    holds: tuple[tuple[int, int], ...] = ()
-    committed: tuple[int, ...] = ()
-
-
-@lru_cache(maxsize=None)
-def verdict(unit: int, epoch: int, worker: str, claimed_at: int, beat: Beat | None) -> str | None:
+@cache
+def verdict(unit: int, epoch: int, claim: Claim, beat: Beat | None) -> str | None:
     """What `claims.judge` makes of a claim at first sight: released, abandoned, or None."""
-    claim = Claim(run="r", worker=worker, beat=claimed_at, why="free")
     holder = None
     if beat is not None:
         heartbeat = Heartbeat(
             run="r",
-            worker=worker,
+            worker=claim.worker,
             beat=beat.number,
             state=beat.state,
             phase="generating",
             holds=tuple(Hold(unit=held, epoch=at) for held, at in beat.holds),
         )
-        holder = Seen(heartbeat, _EPOCH_OF_TIME)
+        holder = Seen(heartbeat, _SOME_TIME)
     return judge(
         unit,
         epoch,
-        claim,
+        records.Claim(run="r", worker=claim.worker, beat=claim.beat, why="free"),
         holder,
         own=None,
         earlier=None,
@@ -63,39 +40,28 @@ def verdict(unit: int, epoch: int, worker: str, claimed_at: int, beat: Beat | No
     ).why
 
 
-def checkpoint_name(unit: int, epoch: int, worker: str, number: int, *, slice_: bool) -> str:
-    """The real name of a checkpoint: which of two equals is kept depends on its order."""
-    name = Names("r").checkpoint(unit, epoch, worker, number)
-    folder, file = name.rsplit("/", 1)
-    return f"{folder}/s{file[1:]}" if slice_ else name
-
-
-@lru_cache(maxsize=None)
+@cache
 def merged(checkpoints: tuple[tuple[str, Samples], ...]) -> Samples:
-    """What `parts.merge` keeps of several checkpoints."""
+    """What `parts.merge` keeps of several checkpoints, by their real names."""
     real = [(name, [_sample(one) for one in samples]) for name, samples in checkpoints]
     return tuple(_made(sample) for _, sample in sorted(parts.merge(real).items()))
 
 
-def _sample(made: Made) -> rows.Sample:
-    return rows.Sample(
-        key=rows.Key(0, made.key, PROMPT, 0),
-        source_id="",
-        status=Status(made.status),
-        text=f"{made.run} {made.maker}",
-    )
+def checkpoint_name(unit: int, epoch: int, worker: str, number: int) -> str:
+    """The name of a holder's checkpoint."""
+    return Names("r").checkpoint(unit, epoch, worker, number)
 
 
-def _made(sample: rows.Sample) -> Made:
-    run, maker = sample.text.split()
-    return Made(int(run), sample.key.row, int(maker), sample.status.value)
+def shared_name(unit: int, slice_: int, worker: str, number: int) -> str:
+    """The name of a helper's checkpoint."""
+    return Names("r").shared(unit, slice_, worker, number)
 
 
-@lru_cache(maxsize=None)
-def commit_record(unit: int, samples: Samples, counted_rows: int) -> Commit:
-    """The commit that `worker.py` would write for these samples."""
+@cache
+def commit_record(unit: int, samples: Samples, counted_rows: int) -> records.Commit:
+    """The commit that a worker writes for these samples."""
     tally = account.tally([_sample(one) for one in samples], [PROMPT], part_bytes=len(samples))
-    return Commit(
+    return records.Commit(
         run="r",
         unit=unit,
         epoch=1,
@@ -112,13 +78,22 @@ def commit_record(unit: int, samples: Samples, counted_rows: int) -> Commit:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def imbalances(unit: int, samples: Samples, counted_rows: int, planned_rows: int) -> str:
     """What `account.imbalances` finds in a unit; empty if it balances."""
     commit = commit_record(unit, samples, counted_rows)
     return "; ".join(account.imbalances(commit, rows=planned_rows, rollouts={PROMPT: 1}))
 
 
-def by_key(samples: Iterable[Made]) -> Samples:
-    """Samples in the order of a part."""
-    return tuple(sorted(samples))
+def _sample(made: Made) -> rows.Sample:
+    return rows.Sample(
+        key=rows.Key(0, made.key, PROMPT, 0),
+        source_id="",
+        status=Status(made.status),
+        text=f"{made.run} {made.maker}",
+    )
+
+
+def _made(sample: rows.Sample) -> Made:
+    run, maker = sample.text.split()
+    return Made(int(run), sample.key.row, int(maker), sample.status.value)

@@ -43,4 +43,3 @@ ALL: Rules = frozenset(Rule)
 def without(*rules: Rule) -> Rules:
     """All rules but these."""
     return ALL - set(rules)
-

@@ -1,6 +1,5 @@
 """What is searched: for every hole a scope in which its rule is needed, and scopes where all rules hold."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -273,6 +272,38 @@ LARGE: dict[str, Scope] = {
 """All rules hold; minutes together."""
 
 
-def searched(scopes: dict[str, Scope]) -> list[tuple[str, Callable[[], Model[Any, Any]]]]:
-    """Names and models, made when they are needed."""
-    return [(name, lambda scope=scope: model_of(scope)) for name, scope in scopes.items()]
+WALKS: dict[str, Scope] = {
+    "three workers": Work(
+        workers=3,
+        units=3,
+        faults=5,
+        crashes=3,
+        suspicions=3,
+        drains=True,
+        engine_deaths=True,
+        spare_beats=2,
+        collectors=2,
+        helpers=True,
+        driver=True,
+        makers=True,
+    ),
+    "three workers, output deleted and used again": Work(
+        workers=4,
+        units=3,
+        faults=5,
+        crashes=3,
+        successors=(True,),
+        suspicions=3,
+        drains=True,
+        engine_deaths=True,
+        collectors=2,
+        helpers=True,
+        makers=True,
+        recreation=True,
+    ),
+    "three drivers": Publishing(units=6, targets=(1, 2, 3), faults=5, crashes=3, sweeper=True),
+    "three drivers, output deleted": Publishing(
+        units=5, targets=(2, 1, 2), faults=5, crashes=3, recreation=True
+    ),
+}
+"""Too large to be searched; all rules hold."""

@@ -18,12 +18,14 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 W = TypeVar("W", bound=Hashable)
 L = TypeVar("L", bound=Hashable)
+W_co = TypeVar("W_co", bound=Hashable, covariant=True)
+L_co = TypeVar("L_co", bound=Hashable, covariant=True)
 _BITS = 21
 _MASK = (1 << _BITS) - 1
 """Each local state is a number of so many bits; the world's number stands above them."""
 
 
-class Move(NamedTuple, Generic[W, L]):
+class Move(NamedTuple, Generic[W_co, L_co]):
     """One atomic step of one process.
 
     Attributes:
@@ -35,8 +37,8 @@ class Move(NamedTuple, Generic[W, L]):
     """
 
     label: str
-    world: W
-    local: L
+    world: W_co
+    local: L_co
     fair: bool = True
     claim: Hashable = None
 
@@ -266,7 +268,8 @@ class Search(Generic[W, L]):
             for numbers, shift in zip(self._locals, self._shifts, strict=True)
         ]
         return bytearray(
-            ended[key >> self._top] and all(rests[(key >> shift) & _MASK] for rests, shift in resting)
+            ended[key >> self._top]
+            and all(rests[(key >> shift) & _MASK] for rests, shift in resting)
             for key in self._keys
         )
 

@@ -211,7 +211,9 @@ def undisturbed(dies_at: float = float("inf")) -> Iterator[Line]:
 
 def with_outage() -> Iterator[Line]:
     """The store is away for a while, shorter and longer than the lease."""
-    for line, first, length in product(undisturbed(), (40, 41, 44, 47, 49.5), (5, 30, 58, 100, 230)):
+    for line, first, length in product(
+        undisturbed(), (40, 41, 44, 47, 49.5), (5, 30, 58, 100, 230)
+    ):
         yield replace(line, outages=((first, first + length),))
 
 

@@ -4,10 +4,11 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from model import decisions
-from model.decisions import Beat, Made
+from model.objects import Commit
+from model.processes import GONE, At, Work, Worker
 from model.rules import Rule
 from model.search import Move
-from model.workers import GONE, At, Work, Worker, Workers
+from model.workers import Workers
 from model.world import Name, Store, World, text
 
 
@@ -16,7 +17,7 @@ class Collector(NamedTuple):
 
     left: int = 1
     looked: bool = False
-    named: tuple[Hashable, ...] = ()
+    named: tuple[Name, ...] = ()
     unit: int = 0
     found: tuple[Name, ...] = ()
 
@@ -46,7 +47,7 @@ class Units:
         self._work = work
         self._rules = work.rules
         self._workers = Workers(work)
-        self._sound: dict[tuple[Store, int], str | None] = {}
+        self._faults: dict[tuple[Store, int], str | None] = {}
 
     def start(self) -> tuple[World, Sequence[Local]]:
         """Nothing is claimed; every worker is about to start."""
@@ -111,84 +112,75 @@ class Units:
             after = me._replace(found=tuple(rest))
             yield Move(f"deletes {text(first)}", world.delete(first), after)
         elif me.looked:
-            kinds = ("checkpoint", "share", "part")
-            if Rule.GC_READS_THE_COMMIT not in self._rules:
-                kinds = ("part",)
-            listed = [name for kind in kinds for name in self._listed(world, kind, me)]
-            found = tuple(name for name in listed if name not in me.named)
-            after = me._replace(left=me.left - 1, looked=False, named=(), unit=0, found=found)
-            yield Move("lists objects", world, after)
+            found = tuple(name for name in self._listed(world, me) if name not in me.named)
+            yield Move("lists objects", world, Collector(me.left - 1, found=found))
         elif me.left:
             yield from self._look_at_commits(world, me)
 
     def _look_at_commits(self, world: World, me: Collector) -> Moves:
-        bodies = {unit: world.store.get(("commit", 0, unit)) for unit in range(self._work.units)}
-        named = {unit: body[2] for unit, body in bodies.items() if isinstance(body, tuple)}
-        if Rule.GC_READS_THE_COMMIT not in self._rules:
-            after = me._replace(looked=True, named=tuple(named.values()))
-            yield Move("lists commits", world, after)
-            return
-        for unit, part in named.items():
-            after = me._replace(looked=True, named=(part,), unit=unit)
-            yield Move(f"reads commit({unit})", world, after)
-
-    def _listed(self, world: World, kind: str, me: Collector) -> tuple[Name, ...]:
+        commits = {name[-1]: world.store.get(name) for name in world.store.list("commit", 0)}
         if Rule.GC_READS_THE_COMMIT in self._rules:
-            return world.store.list(kind, 0, me.unit)
-        return world.store.list(kind, 0)
+            for unit, commit in commits.items():
+                after = me._replace(looked=True, named=(commit.part,), unit=unit)
+                yield Move(f"reads commit({unit})", world, after)
+        else:
+            named = tuple(commit.part for commit in commits.values())
+            yield Move("lists commits", world, me._replace(looked=True, named=named))
+
+    def _listed(self, world: World, me: Collector) -> list[Name]:
+        """What may go if no commit names it: of one unit, or of all."""
+        if Rule.GC_READS_THE_COMMIT not in self._rules:
+            return list(world.store.list("part", 0))
+        kinds = ("checkpoint", "share", "part")
+        return [name for kind in kinds for name in world.store.list(kind, 0, me.unit)]
 
     # -- a driver that reads heartbeats --
 
     def _watch(self, world: World, me: Driver) -> Moves:
-        known = set(me.known)
-        for name in world.store.list("beat", 0):
-            beat = world.store.get(name)
-            assert isinstance(beat, Beat)
-            known.update(beat.committed)
+        beats = [world.store.get(name) for name in world.store.list("beat", 0)]
+        known = {*me.known, *(unit for beat in beats for unit in beat.committed)}
         yield Move("reads heartbeats", world, Driver(tuple(sorted(known))))
 
     # -- what must hold --
 
     def fault(self, world: World) -> str | None:
         """Invariants 1 to 3 of section 10, for every commit there is."""
-        key = world.store, world.deeds if self._work.recreation else 0
-        if key not in self._sound:
-            self._sound[key] = self._unsound(*key)
-        return self._sound[key]
+        key = world.store, self._run(world)
+        if key not in self._faults:
+            self._faults[key] = self._fault(*key)
+        return self._faults[key]
 
-    def _unsound(self, store: Store, run: int) -> str | None:
+    def _run(self, world: World) -> int:
+        """The run that lives in the output."""
+        return world.deeds if self._work.recreation else 0
+
+    def _fault(self, store: Store, run: int) -> str | None:
         for unit in range(self._work.units):
             keys: list[int] = []
             for name in store.list("commit", self._workers.folder(run), unit):
-                body = store.get(name)
-                assert isinstance(body, tuple)
-                what = self._unsound_commit(store, run, unit, body)
+                commit: Commit = store.get(name)
+                what = self._fault_of(store, run, unit, commit)
                 if what is not None:
                     return f"unit {unit}: {what}"
-                keys += [made.key for made in body[3]]
+                keys += [one.key for one in commit.samples]
             if len(keys) != len(set(keys)):
                 return f"unit {unit}: a key is committed twice"
         return None
 
-    def _unsound_commit(
-        self, store: Store, run: int, unit: int, commit: tuple[Hashable, ...]
-    ) -> str | None:
-        _, _, part, samples, rows = commit
-        assert isinstance(part, tuple) and isinstance(samples, tuple) and isinstance(rows, int)
-        found = store.get(part)
+    def _fault_of(self, store: Store, run: int, unit: int, commit: Commit) -> str | None:
+        found = store.get(commit.part)
         if found is None:
             return "the commit names a part that is not there"
-        if found != samples:
+        if found != commit.samples:
             return "the part is not the one that was committed"
-        made = [one for one in samples if isinstance(one, Made)]
-        if any(one.run != run for one in made):
+        if any(one.run != run for one in commit.samples):
             return "a sample of another run is committed"
-        keys = [one.key for one in made]
+        keys = [one.key for one in commit.samples]
         if len(keys) != len(set(keys)):
             return "a key is twice in the part"
         if Rule.HELPERS_DO_NOT_COMMIT not in self._rules:
-            return None  # a unit has two commits then: its keys are checked together
-        unbalanced = decisions.imbalances(unit, tuple(made), rows, self._work.keys)
+            return None  # a unit has two commits then: together they must have its keys
+        unbalanced = decisions.imbalances(unit, commit.samples, commit.rows, self._work.keys)
         if unbalanced:
             return unbalanced
         if keys != list(range(self._work.keys)):
@@ -197,33 +189,26 @@ class Units:
 
     def wrong(self, claim: Hashable, locals_: Sequence[Local]) -> str | None:
         """Steps that must not be made: see `Workers`."""
-        assert isinstance(claim, tuple)
         match claim:
-            case ("orphan", unit, epoch, *made):
+            case ("orphan", unit, epoch, made):
                 workers = (local for local in locals_ if isinstance(local, Worker))
-                if any(self._workers.works_on(one, unit, epoch, tuple(made)) for one in workers):
-                    return f"a claim is called orphaned while {made[0]} works on it"
+                if any(self._workers.works_on(one, unit, epoch, made) for one in workers):
+                    return f"a claim is called orphaned while {made.worker} works on it"
                 return None
             case ("open", unit):
                 return f"a worker ends although unit {unit} is not committed"
             case ("failed", unit):
                 return f"a worker fails at unit {unit}, which is committed"
-        raise AssertionError(claim)
+            case _:
+                raise AssertionError(claim)
 
     # -- the end --
 
     def ended(self, world: World) -> bool:
-        """Whether every unit of the present run is committed."""
-        run = world.deeds if self._work.recreation else 0
-        folder = self._workers.folder(run)
-        if Rule.HELPERS_DO_NOT_COMMIT in self._rules:
-            return all(world.store.has(("commit", folder, u)) for u in range(self._work.units))
-        keys = 0
-        for name in world.store.list("commit", folder):
-            body = world.store.get(name)
-            assert isinstance(body, tuple)
-            keys += len(body[3])
-        return keys == self._work.units * self._work.keys
+        """Whether every unit of the present run is committed, with all its keys."""
+        folder = self._workers.folder(self._run(world))
+        commits = [world.store.get(name) for name in world.store.list("commit", folder)]
+        return sum(len(one.samples) for one in commits) == self._work.units * self._work.keys
 
     def at_rest(self, local: Local) -> bool:
         """Whether a process may be like this at the end."""

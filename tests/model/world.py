@@ -12,12 +12,13 @@ Reads are not made to fail: a read that fails is a read that happens later.
 
 from collections.abc import Hashable, Iterator, Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from model.rules import Rule, Rules
 from typing_extensions import override
 
-Name = tuple[Hashable, ...]
+from model.rules import Rule, Rules
+
+Name = tuple[Any, ...]
 """What kind of object it is, then what tells it from others of its kind."""
 
 
@@ -38,7 +39,7 @@ class Store:
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Store) and self._objects == other._objects)
 
-    def get(self, name: Name) -> Hashable:
+    def get(self, name: Name) -> Any:  # noqa: ANN401 - the kind of a name tells the class of its body
         """The body of an object, None if there is none."""
         return self._objects.get(name)
 
@@ -49,7 +50,9 @@ class Store:
     def put(self, name: Name, body: Hashable) -> "Store":
         """The store with this object, whatever was there."""
         before = self._objects.get(name)
-        changed = hash((name, body)) if before is None else hash((name, body)) ^ hash((name, before))
+        changed = (
+            hash((name, body)) if before is None else hash((name, body)) ^ hash((name, before))
+        )
         return Store({**self._objects, name: body}, self._hash ^ changed)
 
     def without(self, name: Name) -> "Store":

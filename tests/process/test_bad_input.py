@@ -12,7 +12,7 @@ import pytest
 
 from support import corpora
 from support.laptop import Laptop, tree
-from support.manifests import BRIEF, a_manifest
+from support.manifests import BRIEF, a_manifest, merged
 
 VLLM = {"engine": {"type": "VLLM", "args": None}}
 
@@ -255,21 +255,27 @@ def test_a_source_without_rows_gives_an_empty_dataset(laptop: Laptop) -> None:
     assert laptop.rephrase("verify", "output").code == 0
 
 
-def test_a_run_in_which_too_much_fails_stops_with_the_reason(laptop: Laptop) -> None:
-    corpora.write_parquet(laptop.source / "docs.parquet", corpora.rows(400), row_group_rows=20)
-    laptop.write(
-        a_manifest(
-            source={"unit": {"targetDocuments": 20}},
-            model={"engine": {"args": ["--fail-on=harbor", "--output-tokens=16"]}},
-            retries={"requestAttempts": 1, "maxFailedDocuments": {"share": "1%", "count": 10}},
-        )
-    )
+def test_a_run_in_which_too_much_fails_stops_and_goes_on_once_the_limit_is_raised(
+    laptop: Laptop,
+) -> None:
+    # one unit: all is committed before the driver can stop anything, and it is a failure all the same
+    corpora.write_parquet(laptop.source / "docs.parquet", corpora.rows(200))
+    failing: dict[str, Any] = {
+        "model": {"engine": {"args": ["--fail-on=harbor", "--output-tokens=16"]}},
+        "prompts": [BRIEF],
+        "retries": {"requestAttempts": 1, "maxFailedDocuments": {"share": "1%", "count": 10}},
+    }
+    laptop.write(a_manifest(**failing))
 
+    stopped = laptop.run()
+    laptop.write(a_manifest(**merged(failing, {"retries": {"maxFailedDocuments": {"count": 25}}})))
     ended = laptop.run()
 
-    assert ended.code == 1, ended.said
-    assert "FailureLimit: " in ended.err
-    assert "documents failed, more than 1% and 10 (spec.retries.maxFailedDocuments)" in ended.err
+    assert stopped.code == 1, stopped.said
+    assert "FailureLimit: 25 of 200 finished documents failed, more than 1% and 10" in stopped.err
+    assert ended.code == 0, ended.said
+    assert "complete: 175 samples written, 0 skipped, 25 failed" in ended.out
+    assert {row["reason"] for row in laptop.dead_letters()} == {"echo_failed"}
 
 
 def test_the_limit_counts_documents_however_many_rollouts_they_have(laptop: Laptop) -> None:

@@ -25,7 +25,7 @@ from support.manifests import a_manifest, echo
 from support.waiting import wait_until
 
 SEED = 1
-SAMPLE = 12
+SAMPLE = 10
 """Points of each kind of process that `make test` tries, most of them at puts and deletes."""
 MISSED = 0.1
 """Share of the points that a life may not come to: it has checkpoints by the clock, for example."""

@@ -27,7 +27,7 @@ DIED = 113
 TIMES = {"poll_seconds": 0.2, "skew_seconds": 0.2}
 """Instead of the runner's own, which fit real stores; they decide nothing but how long one waits."""
 _OFTEN = 4
-"""Points of this many requests of each verb and kind; where it is a clock that repeats them, the rest are alike."""
+"""Points at so many requests of a verb and kind, where the clock repeats them: the others are alike."""
 _BY_THE_CLOCK = {"progress", "workers", "groups", "shares", "source"}
 _VERBS = {
     "put_async": "PUT",

@@ -148,13 +148,15 @@ class Laptop:
         """Run `rephrase` with these arguments to its end."""
         return self.start(*args, environment=environment).ended(within=within)
 
-    def start_run(self, *args: str) -> Command:
+    def start_run(self, *args: str, environment: Mapping[str, str] | None = None) -> Command:
         """Start `rephrase run` of the manifest."""
-        return self.start("run", *args, self.manifest.name)
+        return self.start("run", *args, self.manifest.name, environment=environment)
 
-    def run(self, *args: str, within: float = 120) -> Ended:
+    def run(
+        self, *args: str, environment: Mapping[str, str] | None = None, within: float = 120
+    ) -> Ended:
         """`rephrase run` to its end; no process of it is left then."""
-        ended = self.start_run(*args).ended(within=within)
+        ended = self.start_run(*args, environment=environment).ended(within=within)
         assert self.processes() == [], ended.said
         return ended
 

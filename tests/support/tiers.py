@@ -5,6 +5,7 @@ there (a real engine, an S3 server) is skipped, and the end of the report says s
 `REPHRASE_REQUIRE` names the peer, as in CI, it fails instead.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -15,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from support.cluster.binary import binary_missing
 
 ROOT = Path(__file__).parents[2]
 REQUIRE = "REPHRASE_REQUIRE"
@@ -38,9 +41,11 @@ TIERS = {
     "unit": Tier(60),
     "property": Tier(60),
     "contract": Tier(60),
+    "model": Tier(120),
     "wire": Tier(60),
     "process": Tier(300),
     "engine": Tier(600, frozenset({"engine"})),
+    "cluster": Tier(600, frozenset({"cluster"})),
 }
 """In the order they run in: what is quick and needs nothing comes first."""
 
@@ -63,9 +68,33 @@ def weed() -> str | None:
     return shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
 
 
-PEERS: dict[str, Callable[[], str]] = {"engine": engine_missing, "s3": s3_missing}
+def cluster_missing() -> str:
+    """Why there is no genuine control plane, empty if it is there or can be built."""
+    missing = [name for name in ("cryptography", "urllib3") if find_spec(name) is None]
+    return f"not installed: {', '.join(missing)}" if missing else binary_missing()
+
+
+def nodes_missing() -> str:
+    """Why pods cannot run as processes of this machine, empty if they can."""
+    if sys.platform != "linux":
+        return "pods run as processes on Linux only"
+    return "" if os.geteuid() == 0 else "pods run as processes for root only"
+
+
+PEERS: dict[str, Callable[[], str]] = {
+    "engine": engine_missing,
+    "s3": s3_missing,
+    "cluster": cluster_missing,
+    "nodes": nodes_missing,
+}
 """What tests may need, and why it is not there."""
-_FIXTURES = {"s3": "s3", "moto_s3": "s3", "seaweedfs": "s3", "moto_server": "s3"}
+_FIXTURES = {
+    "s3": "s3",
+    "moto_s3": "s3",
+    "seaweedfs": "s3",
+    "moto_server": "s3",
+    "kubelet": "nodes",
+}
 """Fixtures that need a peer."""
 
 _tier = pytest.StashKey[str]()
@@ -154,6 +183,11 @@ class Tiers:
             self._outcomes[name, report.outcome] += 1
         if report.skipped and not hasattr(report, "wasxfail"):
             self._skipped[name, skip_reason(report)] += 1
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Let engines in reference cycles go now, not after the closing line, with the interpreter."""
+        gc.collect()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Minutes and outcomes of each tier, and what was skipped, above the closing line."""

@@ -42,8 +42,13 @@ class Metadata:
             case "/metadata/scheduledevents":
                 assert request.headers["Metadata"] == "true"
                 assert request.query["api-version"]
-                kind = "Preempt" if self.notice else "Reboot"
-                return web.json_response({"Events": [{"EventType": kind}]})
+                others = {"EventType": "Preempt", "Resources": ["another-machine"]}
+                ours = {"EventType": "Preempt", "Resources": ["this-machine"]}
+                reboot = {"EventType": "Reboot", "Resources": ["this-machine"]}
+                return web.json_response({"Events": [others, ours if self.notice else reboot]})
+            case "/metadata/instance/compute/name":
+                assert request.query["format"] == "text"
+                return web.Response(text="this-machine")
             case _:
                 return web.Response(status=404)
 

@@ -79,7 +79,12 @@ def go_version() -> str:
             f" {BINARY} to a binary built from tests/support/cluster/controlplane"
         )
     # inside the module, since go.mod may choose another toolchain
-    return subprocess.check_output(["go", "version"], cwd=MODULE, text=True).strip()
+    told = subprocess.run(
+        ["go", "version"], cwd=MODULE, text=True, capture_output=True, check=False
+    )
+    if told.returncode:
+        raise NoControlPlane(f"`go version` fails in {MODULE}: {told.stderr.strip()}")
+    return told.stdout.strip()
 
 
 def _given(path: str) -> Path:
@@ -100,7 +105,9 @@ def _build(target: Path) -> None:
     version = kubernetes_version()
     major, minor, _ = version.removeprefix("v").split(".")
     about = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    flags = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in about.items())
+    flags = " ".join(
+        f"-X k8s.io/component-base/version.{name}={value}" for name, value in about.items()
+    )
     half_built = target.with_suffix(".partial")
     command = ["go", "build", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", str(half_built), "."]
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}

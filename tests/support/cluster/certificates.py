@@ -47,9 +47,7 @@ class Authority:
         )
         self.file = _write(folder / "ca.crt", self._certificate.public_bytes(_PEM))
 
-    def issue(
-        self, user: str, groups: Sequence[str] = (), *, names: Sequence[str] = ()
-    ) -> Pair:
+    def issue(self, user: str, groups: Sequence[str] = (), *, names: Sequence[str] = ()) -> Pair:
         """A certificate for a client and, under these DNS names and addresses, for a server.
 
         Args:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -131,7 +132,9 @@ class Client:
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
         self.request("POST", path_of("pods", self.namespace, pod, "eviction"), eviction)
 
-    def token(self, service_account: str, *, seconds: int = 3600, bound_to: Object | None = None) -> str:
+    def token(
+        self, service_account: str, *, seconds: int = 3600, bound_to: Object | None = None
+    ) -> str:
         """A token for a ServiceAccount, bound to a pod on request."""
         spec: Object = {"expirationSeconds": seconds}
         if bound_to is not None:
@@ -179,7 +182,9 @@ class Client:
             if last is None:
                 return
         metadata = json.dumps((last or {}).get("metadata"), indent=1)
-        raise AssertionError(f"not within {within:g} s: {resource}/{name} is gone; last: {metadata}")
+        raise AssertionError(
+            f"not within {within:g} s: {resource}/{name} is gone; last: {metadata}"
+        )
 
     def _states(self, resource: str, name: str, within: float) -> Iterator[Object | None]:
         give_up = time.monotonic() + within
@@ -275,7 +280,7 @@ def _pool(access: Access) -> urllib3.PoolManager:
 
 def _query(query: Mapping[str, str] | None) -> str:
     given = {name: value for name, value in (query or {}).items() if value}
-    return f"?{urllib3.request.urlencode(given)}" if given else ""
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _status(response: urllib3.BaseHTTPResponse) -> Object:

@@ -213,13 +213,14 @@ class ControlPlane:
 
 def _etcd(folder: Path, port: int, peers: int) -> list[str]:
     clients = f"http://{_HERE}:{port}"
-    return _flags({
+    flags = _flags({
         "data-dir": folder / "etcd",
         "listen-client-urls": clients,
         "advertise-client-urls": clients,
         "listen-peer-urls": f"http://{_HERE}:{peers}",
         "log-level": "warn",
-    }) + ["--unsafe-no-fsync"]  # fmt: skip
+    })  # fmt: skip
+    return [*flags, "--unsafe-no-fsync"]
 
 
 def _as(kubeconfig: str) -> dict[str, object]:

@@ -19,7 +19,17 @@ GROUPS = {
 }  # fmt: skip
 """Group -> version, plural names."""
 CLUSTER_WIDE = frozenset(
-    ["clusterrolebindings", "clusterroles", "customresourcedefinitions", "namespaces", "nodes", "persistentvolumes", "priorityclasses", "selfsubjectaccessreviews", "subjectaccessreviews"]
+    [
+        "clusterrolebindings",
+        "clusterroles",
+        "customresourcedefinitions",
+        "namespaces",
+        "nodes",
+        "persistentvolumes",
+        "priorityclasses",
+        "selfsubjectaccessreviews",
+        "subjectaccessreviews",
+    ]
 )
 _BASES = {
     plural: f"/apis/{group}/{version}" if group else f"/api/{version}"

@@ -40,6 +40,14 @@ def test_a_row_alone_in_two_recorded_deaths_is_guilty() -> None:
     assert found.groups == (rows(4),)
 
 
+def test_a_row_that_was_alone_of_its_unit_only_is_not_condemned() -> None:
+    """Beside it were rows of other units, and any of them may have been the killer."""
+    ends = [Death(1, rows(3), company=True), Death(2, rows(3), company=True)]
+
+    assert suspect(ends, OPEN, kills=2).guilty == ()
+    assert suspect(ends, OPEN, kills=2).rows == rows(3)
+
+
 def test_two_deaths_in_company_condemn_nobody() -> None:
     found = suspect([Death(1, rows(3, 4)), Death(2, rows(3, 4))], OPEN, kills=2)
 

@@ -11,6 +11,7 @@ without a handler does nothing and everything that it started ends when it does.
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ def main() -> int:
     with open(sys.argv[1], encoding="utf-8") as file:
         spec = json.load(file)
     status = int(sys.argv[2])
-    os.set_inheritable(status, False)
+    fcntl.fcntl(status, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     _call("prctl", _SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     _call("unshare", _NEW_MOUNTS | _NEW_HOSTNAME | _NEW_IPC | _NEW_PIDS)
     child = os.fork()
@@ -66,10 +67,10 @@ def _become(spec: dict[str, Any]) -> None:
     ]
     devices = {name: os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC) for name in _DEVICES}
     _enter_root(spec["scratch"], spec["visible"])
-    for name, file in devices.items():
-        _bind(file, f"/dev/{name}", directory=False)
+    for name, device in devices.items():
+        _bind(device, f"/dev/{name}", directory=False)
     for folder in spec["passable"]:
-        os.chmod(folder, os.stat(folder).st_mode | 0o111)
+        os.chmod(folder, os.stat(folder).st_mode | 0o111)  # noqa: S103 - of the view, not of this machine
     for path, content in spec["files"].items():
         with open(path, "w", encoding="utf-8") as file:
             file.write(content)

@@ -1,0 +1,124 @@
+"""A cluster for these tests: a genuine control plane, and a kubelet whose containers are local processes.
+
+The control plane that KUBECONFIG speaks of is used if it is one of ours (`python -m support.cluster.up`);
+otherwise one is started. Nothing is ever asked of a cluster whose context is not named for tests.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cluster.access import Access, is_for_tests, read_kubeconfig
+from support.cluster.binary import binary, is_built
+from support.cluster.builders import a_namespace
+from support.cluster.client import Client
+from support.cluster.control_plane import ControlPlane
+from support.cluster.kubelet.kubelet import Kubelet
+from support.cluster.kubelet.node import Node, Shape
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The cluster that the tests share.
+
+    Attributes:
+        access: may do everything.
+        kubeconfig: the same as a file.
+    """
+
+    access: Access
+    kubeconfig: Path
+
+    def client(self) -> Client:
+        """A client that may do everything."""
+        return Client(self.access)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Build the control plane before the first test that needs it, when no time limit runs yet."""
+    if _HERE in item.path.parents and "cluster" in getattr(item, "fixturenames", ()):
+        skipped = any(True for _ in item.iter_markers("skip"))
+        if not skipped and not is_built():
+            reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None:
+                reporter.write_line("\nbuilding the control plane, about 6 minutes, this once ...")
+            binary()
+    return (yield)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A genuine control plane."""
+    folder = tmp_path_factory.mktemp("cluster")
+    given = os.environ.get("KUBECONFIG", "")
+    if given and is_for_tests(Path(given)):
+        yield Cluster(read_kubeconfig(Path(given), folder), Path(given))
+        return
+    with ControlPlane(folder) as plane:
+        yield Cluster(plane.access, plane.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def kubelet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    """A kubelet with one node that takes no pods: where all nodes are silent nothing is ever evicted."""
+    with Kubelet(cluster.client(), tmp_path_factory.mktemp("kubelet")) as kubelet:
+        steady = kubelet.add_node("steady", Shape(taints=["rephrase.io/steady:NoSchedule"]))
+        yield kubelet
+        kubelet.remove_node(steady)
+        assert kubelet.errors == []
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client within a namespace of this test's own, which enforces Pod Security `restricted`."""
+    words = "".join(c if c.isalnum() else "-" for c in request.node.name.removeprefix("test_"))
+    name = f"{words[:40].strip('-').lower()}-{os.urandom(3).hex()}"
+    client = cluster.client()
+    client.create(a_namespace(name))
+    inside = client.in_namespace(name)
+    inside.wait_for("serviceaccounts", "default", bool, "it is there")
+    yield inside
+    client.delete("namespaces", name)
+    for pod in inside.list("pods"):  # the next test does not wait for the grace of these
+        inside.delete("pods", pod["metadata"]["name"], grace_seconds=0)
+
+
+@pytest.fixture
+def add_node(kubelet: Kubelet, namespace: Client) -> Iterator[Callable[..., Node]]:
+    """Adds a node: `add_node("spot", gpus=1)`. Its name becomes unique; it goes with the test."""
+    nodes: list[Node] = []
+
+    def add(name: str = "node", **shape: Any) -> Node:  # noqa: ANN401 - attributes of `Shape`
+        nodes.append(kubelet.add_node(f"{namespace.namespace}-{name}", Shape(**shape)))
+        return nodes[-1]
+
+    yield add
+    for node in nodes:
+        kubelet.remove_node(node)
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster, namespace: Client) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs kubectl in the test's namespace: `kubectl("get", "pods").stdout`."""
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            "kubectl",
+            "--kubeconfig",
+            str(cluster.kubeconfig),
+            "-n",
+            str(namespace.namespace),
+        ]
+        return subprocess.run(
+            [*command, "--request-timeout=30s", *args], text=True, capture_output=True, check=False
+        )
+
+    return run

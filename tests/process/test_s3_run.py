@@ -1,0 +1,139 @@
+"""The same run on an S3 server: source, ledger and dataset are objects, reached as the manifest says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.laptop import Laptop
+from support.manifests import echo, merged
+from support.runs import small_run
+from support.s3 import S3
+from support.waiting import wait_until
+
+
+def on_s3(laptop: Laptop, s3: S3, **spec: Any) -> None:  # noqa: ANN401 - YAML values
+    """The small run, its source uploaded, its output beside it."""
+    base = {
+        "source": {"uri": s3.uri("source"), "storage": s3.storage},
+        "output": {"uri": s3.uri("output"), "storage": s3.storage},
+        "durability": {"heartbeatSeconds": 2, "leaseSeconds": 6, "checkpointSeconds": 1},
+    }
+    small_run(laptop, **merged(base, spec))
+    for path in laptop.source.iterdir():
+        key = f"{s3.prefix}/source/{path.name}"
+        s3.client().upload_file(Filename=str(path), Bucket=s3.bucket, Key=key)
+
+
+def credentials(s3: S3) -> dict[str, str]:
+    """Nothing but the key: where the server is, the manifest must say."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "NO_PROXY")
+    return {name: s3.env[name] for name in names}
+
+
+def listed(s3: S3, folder: str) -> list[str]:
+    """Names of the objects below a folder of the output."""
+    pages = (
+        s3.client()
+        .get_paginator("list_objects_v2")
+        .paginate(Bucket=s3.bucket, Prefix=f"{s3.prefix}/output/{folder}")
+    )
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    return [key.removeprefix(f"{s3.prefix}/output/") for key in keys]
+
+
+def download(s3: S3, folder: Path) -> None:
+    """The output as a folder."""
+    for name in listed(s3, ""):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        s3.client().download_file(
+            Filename=str(folder / name), Bucket=s3.bucket, Key=f"{s3.prefix}/output/{name}"
+        )
+
+
+def commits(s3: S3) -> list[str]:
+    return [name for name in listed(s3, "_run/") if "/commits/" in name]
+
+
+def verify_arguments(s3: S3) -> list[str]:
+    return ["verify", s3.uri("output"), "--endpoint", s3.endpoint, "--region", "us-east-1"]
+
+
+def test_a_run_on_s3_that_loses_power_ends_with_the_same_dataset(
+    laptop: Laptop, s3: S3, undisturbed: Laptop
+) -> None:
+    on_s3(laptop, s3, model=echo(concurrency=32, latency=0.2))
+    laptop.start_run("--workers", "2", environment=credentials(s3))
+    wait_until(lambda: len(commits(s3)) >= 3, "3 units are committed", within=120)
+    laptop.lose_power()
+
+    ended = laptop.run("--workers", "2", environment=credentials(s3))
+
+    assert ended.code == 0, ended.said
+    verified = laptop.rephrase(*verify_arguments(s3), "--allow-http", environment=credentials(s3))
+    assert verified.code == 0, verified.said
+    assert f"{s3.uri('output')}: sound; 20 units" in verified.out
+    download(s3, laptop.output)
+    assert said(laptop, s3.uri("source")) == said(undisturbed, "source")
+
+
+def said(laptop: Laptop, source: str) -> dict[tuple[Any, ...], str]:
+    """Rewrites by key; files by their names below the source."""
+    found = {}
+    for row in laptop.samples().to_pylist():
+        file = row["source_file"].removeprefix(f"{source}/")
+        found[file, row["source_row"], row["prompt"], row["rollout"]] = row["text"]
+    return found
+
+
+def with_a_wrong_secret(s3: S3) -> dict[str, str]:
+    return credentials(s3) | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+
+
+REFUSED: dict[str, tuple[str, str, Callable[[S3], dict[str, str]], int, str]] = {
+    "wrong secret": ("output", "output", with_a_wrong_secret, 69, "access denied by the store"),
+    "no such bucket for the output": (
+        "output", "s3://no-such-bucket/output", credentials, 69, "no such bucket",
+    ),
+    "no such bucket for the source": (
+        "source", "s3://no-such-bucket/source", credentials, 64, "there is nothing at s3://no-such-bucket/source",
+    ),
+    "no such folder for the source": (
+        "source", "s3://tests/nowhere", credentials, 64, "there is nothing at s3://tests/nowhere",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_s3_refuses_is_told_at_once(laptop: Laptop, s3: S3, case: str) -> None:
+    place, uri, environment, code, words = REFUSED[case]
+    on_s3(laptop, s3, **{place: {"uri": uri if "://" in uri else s3.uri(uri)}})
+
+    ended = laptop.run(environment=environment(s3), within=40)
+
+    assert ended.code == code, ended.said
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert listed(s3, "") == []
+
+
+def test_verify_says_what_s3_refuses(laptop: Laptop, s3: S3) -> None:
+    refused = laptop.rephrase(
+        *verify_arguments(s3), "--allow-http", environment=with_a_wrong_secret(s3)
+    )
+    empty = laptop.rephrase(*verify_arguments(s3), "--allow-http", environment=credentials(s3))
+
+    assert refused.code == 69, refused.said
+    assert "access denied" in refused.err
+    assert empty.code == 64, empty.said
+    assert "no run here" in empty.err
+
+
+def test_an_endpoint_without_tls_must_be_allowed(laptop: Laptop, s3: S3) -> None:
+    on_s3(laptop, s3, source={"storage": {"allowHTTP": False}})
+
+    ended = laptop.run(environment=credentials(s3), within=40)
+
+    assert ended.code in (64, 69), ended.said
+    assert "allowHTTP" in ended.err

@@ -1,0 +1,215 @@
+"""A kubelet whose containers are local processes: several nodes, served by one thread of this process.
+
+    with Kubelet(client, folder) as kubelet:
+        node = kubelet.add_node("spot-1", Shape(gpus=1))
+        ...
+        node.lose_power()
+
+Pods that the scheduler binds to its nodes run as real processes of this machine (`launcher.py`), so that
+signals, exit codes, files and sockets are what they would be. Needs root, for mounts and users. There is one
+network, that of this machine: each pod has an address of its own, which its servers must bind to, and there
+are no Services. Images are only names: pods must carry a `command`.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+import urllib3
+
+from support.cluster.client import Client, Object, Refused, Unreachable
+from support.cluster.kubelet.addresses import Addresses
+from support.cluster.kubelet.host import Host
+from support.cluster.kubelet.node import Node, Shape
+from support.cluster.kubelet.pod import Pod
+from support.cluster.resources import path_of
+
+T = TypeVar("T")
+_ASSIGNED = "spec.nodeName!="
+_AGAIN_SECONDS = 0.3
+
+
+class Kubelet:
+    """Runs the pods of its nodes; a context manager.
+
+    Args:
+        client: that may do everything.
+        folder: for logs and volumes, which stay.
+
+    Attributes:
+        host: images that cannot be pulled, how long pulls take and the like; may be changed at any time.
+        errors: what went wrong in the kubelet itself: a test's kubelet should have none.
+    """
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.host = Host(
+            client, folder, folder / "logs", Addresses(), _logger(folder / "kubelet.log")
+        )
+        self.errors: list[BaseException] = []
+        self._nodes: dict[str, Node] = {}
+        self._bound: dict[str, Object] = {}
+        self._pods: dict[str, tuple[Pod, asyncio.Task[None]]] = {}
+        self._closing = threading.Event()
+        self._answer: urllib3.BaseHTTPResponse | None = None
+        self._loop = asyncio.new_event_loop()
+        self._looping = threading.Thread(target=self._loop.run_forever, name="kubelet", daemon=True)
+        self._watching = threading.Thread(target=self._watch, name="kubelet-watch", daemon=True)
+
+    # -- for tests --------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._looping.start()
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill everything that runs; nodes that were not removed are left as they are."""
+        self._closing.set()
+        if self._answer is not None:
+            self._answer.shutdown()
+        self._watching.join()
+        self.do(self._power_off_all)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._looping.join()
+        self._loop.close()
+        self.host.close()
+        self.host.addresses.close()
+
+    def add_node(self, name: str, shape: Shape = Shape()) -> Node:  # noqa: B008 - it is frozen
+        """Register a node, Ready when this returns."""
+        node = Node(name, shape, self.host, self)
+        self._nodes[name] = node
+        node.boot()
+        return node
+
+    def remove_node(self, node: Node) -> None:
+        """Kill what runs on a node and delete it."""
+        node.vanish()
+        self._nodes.pop(node.name, None)
+
+    def pod(self, namespace: str, name: str) -> Pod:
+        """A pod that it runs, or ran and nobody has deleted yet.
+
+        Raises:
+            LookupError: there is none of that name.
+        """
+        for pod, _ in list(self._pods.values()):
+            if (pod.namespace, pod.name) == (namespace, name):
+                return pod
+        raise LookupError(f"no pod {namespace}/{name} on nodes of this kubelet")
+
+    def run_out_of_memory(self, namespace: str, name: str, container: str) -> None:
+        """Kill a running container as the kernel kills what exceeds its memory limit."""
+
+        async def kill() -> None:
+            self.pod(namespace, name).run_out_of_memory(container)
+
+        self.do(kill)
+
+    def log_of(self, namespace: str, pod: str) -> str:
+        """All that the containers of a pod have written, in all their starts."""
+        files = sorted((self.host.logs / namespace).glob(f"{pod}_*/*.log"))
+        return "".join(file.read_text(errors="replace") for file in files)
+
+    def do(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Carry out work in the kubelet's loop and wait for it; from any thread but that."""
+
+        async def wrapped() -> T:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result()
+
+    # -- for nodes, in the loop -------------------------------------------------------------------
+
+    def pods_on(self, node: Node) -> list[Pod]:
+        """Pods that run on a node."""
+        return [pod for pod, _ in self._pods.values() if pod.node == node.name]
+
+    async def take_up(self, node: Node) -> None:
+        """Run what is bound to a node."""
+        for found in list(self._bound.values()):
+            if found["spec"]["nodeName"] == node.name:
+                self._see(found)
+
+    async def drop(self, node: Node) -> None:
+        """Kill everything on a node and tell nobody."""
+        lost = [uid for uid, (pod, _) in self._pods.items() if pod.node == node.name]
+        tasks = [self._pods.pop(uid)[1] for uid in lost]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _power_off_all(self) -> None:
+        for node in list(self._nodes.values()):
+            await node.power_off()
+
+    # -- what the API server says -----------------------------------------------------------------
+
+    def _watch(self) -> None:
+        client, path = self.host.client.in_namespace(None), path_of("pods", None)
+        while not self._closing.is_set():
+            try:
+                found = client.request("GET", path, query={"fieldSelector": _ASSIGNED})
+                self._loop.call_soon_threadsafe(self._see_all, found["items"])
+                since = found["metadata"]["resourceVersion"]
+                for kind, pod in client.watch(
+                    path, since, fields=_ASSIGNED, seconds=300, opened=self._opened
+                ):
+                    react = self._lose_sight if kind == "DELETED" else self._see
+                    self._loop.call_soon_threadsafe(react, pod)
+            except (Refused, *Unreachable) as trouble:
+                self.host.log.warning("watch: %s", trouble)
+            self._closing.wait(_AGAIN_SECONDS)
+
+    def _opened(self, answer: urllib3.BaseHTTPResponse) -> None:
+        self._answer = answer
+        if self._closing.is_set():
+            answer.shutdown()
+
+    def _see_all(self, pods: list[Object]) -> None:
+        there = {pod["metadata"]["uid"] for pod in pods}
+        for uid in self._bound.keys() - there:
+            self._lose_sight(self._bound[uid])
+        for pod in pods:
+            self._see(pod)
+
+    def _see(self, found: Object) -> None:
+        node = self._nodes.get(found["spec"]["nodeName"])
+        uid = found["metadata"]["uid"]
+        self._bound[uid] = found
+        if node is None or not node.powered:
+            return
+        if uid in self._pods:
+            self._pods[uid][0].update(found)
+            return
+        pod = Pod(found, self.host, node.address, node.shape.capacity)
+        life = pod.reject(*node.rejections.pop(0)) if node.rejections else pod.live()
+        task = self._loop.create_task(life, name=pod.name)
+        task.add_done_callback(self._ended)
+        self._pods[uid] = (pod, task)
+
+    def _lose_sight(self, found: Object) -> None:
+        uid = found["metadata"]["uid"]
+        self._bound.pop(uid, None)
+        if uid in self._pods:  # deleted by force: nobody is to be told
+            self._pods.pop(uid)[1].cancel()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.errors.append(error)
+            self.host.log.error("pod %s", task.get_name(), exc_info=error)
+
+
+def _logger(path: Path) -> logging.Logger:
+    logger = logging.Logger(
+        f"kubelet {path}"
+    )  # of nobody else, so that nobody else's settings matter
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    return logger
