@@ -116,3 +116,18 @@ class Problems(InvalidSpec):
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__("\n  ".join([count, *problems]), where=where)
+
+
+def first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to report of a group: what a person must act on first, a drain after all others."""
+    flat: list[BaseException] = []
+    stack: list[BaseException] = [errors]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(error.exceptions)
+        else:
+            flat.append(error)
+    return min(
+        flat, key=lambda error: (isinstance(error, Drained), not isinstance(error, RephraseError))
+    )

@@ -57,7 +57,11 @@ class Launch(BaseModel):
             try:
                 values[name] = raw if _is_text(field.annotation) else json.loads(raw)
             except json.JSONDecodeError as error:
-                raise InvalidSpec(f"not JSON: {error}", where=PREFIX + name.upper()) from error
+                raise InvalidSpec(
+                    f"not JSON: {error}",
+                    where=PREFIX + name.upper(),
+                    remedy="Set it; `rephrase run` does so by itself.",
+                ) from error
         try:
             return cls.model_validate(values)
         except ValidationError as error:

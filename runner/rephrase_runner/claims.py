@@ -132,6 +132,14 @@ class Board:
         for unit in taken:
             self.take(unit)
 
+    def is_committed(self, unit: int) -> bool:
+        """Whether the unit is known to be committed."""
+        return self._state[unit] == self.COMMITTED
+
+    def committed_runs(self) -> list[tuple[int, int]]:
+        """The committed units as ranges [first, end)."""
+        return all_runs(self._state, self.COMMITTED)
+
     @property
     def committed(self) -> int:
         """How many units are known to be committed."""
@@ -158,17 +166,22 @@ class Board:
 
 def longest_run(states: bytes | bytearray, wanted: int) -> tuple[int, int] | None:
     """Bounds [first, end) of the longest run of `wanted`, the earliest of equals; None if there is none."""
-    best: tuple[int, int] | None = None
+    found = all_runs(states, wanted)
+    return max(found, key=lambda run: run[1] - run[0], default=None)
+
+
+def all_runs(states: bytes | bytearray, wanted: int) -> list[tuple[int, int]]:
+    """Bounds [first, end) of all runs of `wanted`, in order."""
+    found = []
     needle = bytes([wanted])
     other = states.translate(bytes(0 if code == wanted else 1 for code in range(256)))
     first = states.find(needle)
     while first >= 0:
         end = other.find(b"\x01", first)
         end = len(states) if end < 0 else end
-        if best is None or end - first > best[1] - best[0]:
-            best = (first, end)
+        found.append((first, end))
         first = states.find(needle, end)
-    return best
+    return found
 
 
 def runs(units: Sequence[int]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from rephrase_api import progress as api
-from rephrase_api.errors import FailureLimit, LedgerDamaged
+from rephrase_api.errors import FailureLimit, LedgerDamaged, first_cause
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRunSpec
 from rephrase_runner import card, ledger, parts, preflight, records
@@ -159,26 +159,43 @@ class Driver:
             target_bytes=self._spec.output.target_file_bytes,
             compression=self._spec.output.compression.value,
         )
-        while True:
-            await watch.look(asyncio.get_running_loop().time())
-            stop = self._stop(watch)
-            await watch.tell(stop)
-            if self._watch is None:  # not before: workers must not read what an earlier driver told
-                self._phase, self._watch = running, watch
-            await publisher.advance(watch.commits)
-            if stop is not None:  # also if all is done: the same failures give the same verdict
-                await self._wait_for_workers(watch, stop)
-            if publisher.finished:
-                break
-            if len(watch.commits) == plan.units:
-                self._phase = self._phase.model_copy(update={"phase": "Publishing"})
-            await asyncio.sleep(self._pace.tick)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                publishing = tasks.create_task(self._publish(watch, publisher))
+                await self._watch_over(watch, running, publishing)
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from errors
         await watch.look(asyncio.get_running_loop().time(), everything=True)
         manifest = self._manifest(watch, spec, publisher)
         await book.write_manifest(manifest)
         written = await book.manifest() or manifest
         await self._finish_up(book.store, written)
         return written
+
+    async def _publish(self, watch: Watch, publisher: Publisher) -> None:
+        """Publish group after group; beside the watch, since a large one takes minutes."""
+        while not publisher.finished:
+            await publisher.advance(watch.commits)
+            watch.forget(publisher.first)
+            await asyncio.sleep(self._pace.tick)
+
+    async def _watch_over(
+        self, watch: Watch, running: api.Progress, publishing: "asyncio.Task[None]"
+    ) -> None:
+        """Look and tell until everything is published, or more failed than is allowed."""
+        while True:
+            await watch.look(asyncio.get_running_loop().time())
+            stop = self._stop(watch)
+            await watch.tell(stop)
+            if self._watch is None:  # not before: workers must not read what an earlier driver told
+                self._phase, self._watch = running, watch
+            if stop is not None:  # also if all is done: the same failures give the same verdict
+                await self._wait_for_workers(watch, stop)
+            if publishing.done():
+                return
+            if watch.committed.committed == watch.plan.units:
+                self._phase = self._phase.model_copy(update={"phase": "Publishing"})
+            await asyncio.wait({publishing}, timeout=self._pace.tick)
 
     async def _finish_up(self, output: Store, manifest: Manifest) -> None:
         """The card is a function of the manifest; it is rewritten at will."""

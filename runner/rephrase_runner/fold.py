@@ -78,8 +78,8 @@ class Fold:
             for hold in seen.heartbeat.holds
         }
 
-    def open_units(self, committed: Container[int]) -> tuple[Open, ...]:
-        """Units that living workers hold, with what is left of them."""
+    def open_units(self, claimed: Container[int]) -> tuple[Open, ...]:
+        """Those of the `claimed` units that living workers hold, with what is left of them."""
         return tuple(
             Open(
                 unit=hold.unit,
@@ -91,7 +91,7 @@ class Fold:
             for seen in self._all()
             if self._lives(seen)
             for hold in seen.heartbeat.holds
-            if hold.unit not in committed and hold.left
+            if hold.unit in claimed and hold.left
         )
 
     @property

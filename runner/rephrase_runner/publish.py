@@ -65,6 +65,11 @@ class Publisher:
         self._first = 0
 
     @property
+    def first(self) -> int:
+        """The first unit that is not published."""
+        return self._first
+
+    @property
     def finished(self) -> bool:
         """Whether every unit is published."""
         return self._first == self._units

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rephrase_api.errors import InvalidSpec, LedgerDamaged
 from rephrase_runner import parts, records
 from rephrase_runner.account import Account, group_digest, imbalances
-from rephrase_runner.ledger import Ledger, read_spec
+from rephrase_runner.ledger import Ledger, gather_bounded, read_spec
 from rephrase_runner.records import Commit, DataFile, Group, GroupDone, Manifest, Plan
 from rephrase_runner.store import Store
 from rephrase_runner.units import Unit
@@ -112,14 +112,10 @@ class Verification:
         commits: dict[int, Commit] = {}
         known = [unit for unit in present if 0 <= unit < plan.units]
         for first in range(0, len(known), _COMMITS_AT_ONCE):
-            for unit in known[first : first + _COMMITS_AT_ONCE]:
-                try:
-                    commit = await self._book.read_commit(unit)
-                except LedgerDamaged as damage:
-                    self._fault(str(damage))
-                    continue
-                if commit is None or commit.unit != unit:
-                    self._fault(f"{self._book.names.commit(unit)} is not the commit of its unit")
+            batch = known[first : first + _COMMITS_AT_ONCE]
+            found = await gather_bounded([self._read_commit(unit) for unit in batch])
+            for unit, commit in zip(batch, found, strict=True):
+                if commit is None:
                     continue
                 for fault in imbalances(commit, rows=units[unit].rows, rollouts=self._rollouts):
                     self._fault(fault)
@@ -128,6 +124,17 @@ class Verification:
         self.report.units = len(commits)
         self.report.rows = self._account.rows
         return commits
+
+    async def _read_commit(self, unit: int) -> Commit | None:
+        try:
+            commit = await self._book.read_commit(unit)
+        except LedgerDamaged as damage:
+            self._fault(str(damage))
+            return None
+        if commit is None or commit.unit != unit:
+            self._fault(f"{self._book.names.commit(unit)} is not the commit of its unit")
+            return None
+        return commit
 
     # -- invariant 3: keys of a part = keys of its unit, each once; checksum fits --
 
@@ -212,16 +219,20 @@ class Verification:
         files: list[DataFile] = []
         number = first = 0
         while first < plan.units:
-            group = await self._book.group(number)
-            done = await self._book.group_done(number)
             name = self._book.names.group(number)
+            try:
+                group = await self._book.group(number)
+                done = await self._book.group_done(number)
+            except LedgerDamaged as damage:
+                self._fault(str(damage))
+                break
             if group is None or done is None:
                 self._fault(f"{name}: units from {first} on are not published")
                 break
             if group.first != first or group.end <= first:
                 self._fault(f"{name}: begins at unit {group.first}, the one before ends at {first}")
                 break
-            await self._group(name, group, done, units, commits)
+            await self._group(name, group, done, plan, units, commits)
             files.extend(done.files)
             first, number = group.end, number + 1
         return files
@@ -231,6 +242,7 @@ class Verification:
         name: str,
         group: Group,
         done: GroupDone,
+        plan: Plan,
         units: list[Unit],
         commits: dict[int, Commit],
     ) -> None:
@@ -263,19 +275,19 @@ class Verification:
             ):
                 keys.setdefault(source, []).append((row, prompt, rollout))
             self._progress(self.report)
-        await self._published_keys(name, group, units, commits, keys)
+        await asyncio.to_thread(self._published_keys, name, group, plan, units, commits, keys)
 
-    async def _published_keys(
+    def _published_keys(
         self,
         name: str,
         group: Group,
+        plan: Plan,
         units: list[Unit],
         commits: dict[int, Commit],
         keys: dict[str, list[tuple[int, str, int]]],
     ) -> None:
         """Every key of the group's units once, in the data or in the dead letters."""
-        plan = await self._book.plan()
-        names = [file.name for file in plan.files] if plan is not None else []
+        names = [file.name for file in plan.files]
         by_file: dict[str, list[Unit]] = {}
         for unit in units[group.first : group.end]:
             by_file.setdefault(names[unit.file], []).append(unit)

@@ -1,13 +1,13 @@
 """The driver's view of a run: commits and heartbeats, folded to the account and to `/progress`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rephrase_api import progress as api
 from rephrase_api.errors import LedgerDamaged
 from rephrase_runner import records
 from rephrase_runner.account import Account, imbalances
-from rephrase_runner.claims import runs
+from rephrase_runner.claims import Board
 from rephrase_runner.fold import Fold
 from rephrase_runner.ledger import Ledger
 from rephrase_runner.records import Commit, Manifest, Plan
@@ -16,6 +16,7 @@ from rephrase_runner.units import Unit
 
 logger = logging.getLogger(__name__)
 _FULL_LISTING_SECONDS = 3600
+_COMMITS_AT_ONCE = 1000
 
 
 class Watch:
@@ -32,7 +33,9 @@ class Watch:
     ) -> None:
         self.book = book
         self.plan = plan
+        self.committed = Board(plan.units)
         self.commits: dict[int, Commit] = {}
+        """Commits that are not published yet; a large run's would not fit into memory together."""
         self.account = Account()
         self.fold = Fold(book, lease_seconds=lease_seconds)
         self._units = units
@@ -68,7 +71,7 @@ class Watch:
             everything: list all commits, whatever the heartbeats report.
         """
         await self.fold.look(now)
-        reported = self.fold.reported_commits - self.commits.keys()
+        reported = self._unknown(self.fold.reported_commits)
         listing_due = self._listed_at is None or now - self._listed_at > _FULL_LISTING_SECONDS
         silence = not self.fold.alive
         # once all are gone, nobody is left to report a commit whose worker died right after it
@@ -78,11 +81,23 @@ class Watch:
             everything
             or listing_due
             or unheard
-            or self.fold.units_committed > len(self.commits) + len(reported)
+            or self.fold.units_committed > self.committed.committed + len(reported)
         ):
             self._listed_at = now
-            reported = set(await self.book.committed_units()) - self.commits.keys()
-        for commit in await self.book.read_commits(sorted(reported)):
+            reported = self._unknown(await self.book.committed_units())
+        for first in range(0, len(reported), _COMMITS_AT_ONCE):
+            await self._take(reported[first : first + _COMMITS_AT_ONCE])
+
+    def _unknown(self, units: Iterable[int]) -> list[int]:
+        return sorted(unit for unit in set(units) if not self.committed.is_committed(unit))
+
+    def forget(self, end: int) -> None:
+        """Units below `end` are published: their commits are not needed any more."""
+        for unit in [unit for unit in self.commits if unit < end]:
+            del self.commits[unit]
+
+    async def _take(self, units: Sequence[int]) -> None:
+        for commit in await self.book.read_commits(units):
             faults = imbalances(commit, rows=self._units[commit.unit].rows, rollouts=self._rollouts)
             if faults:
                 raise LedgerDamaged(
@@ -91,19 +106,21 @@ class Watch:
                     remedy="The unit's account does not balance; nothing was published from it.",
                 )
             self.commits[commit.unit] = commit
+            self.committed.commit(commit.unit, commit.unit + 1)
             self.account.add(commit)
 
     async def tell(self, stop: records.Stop | None) -> None:
         """Write the cache that workers read."""
         self._counter += 1
-        claimed = self.fold.held_units - self.commits.keys()
-        nothing_free = len(self.commits) + len(claimed) == self.plan.units
+        held = self.fold.held_units
+        claimed = [unit for unit in sorted(held) if not self.committed.is_committed(unit)]
+        nothing_free = self.committed.committed + len(claimed) == self.plan.units
         cache = records.Progress(
             run=self.book.run,
             counter=self._counter,
-            committed=tuple(runs(sorted(self.commits))),
-            claimed=tuple(sorted(claimed)),
-            tail=self.fold.open_units(self.commits) if nothing_free else (),
+            committed=tuple(self.committed.committed_runs()),
+            claimed=tuple(claimed),
+            tail=self.fold.open_units(claimed) if nothing_free else (),
             stop=stop,
         )
         try:
@@ -122,7 +139,7 @@ class Watch:
                 "units": api.Units(
                     planned=self.plan.units,
                     claimed=len(self.fold.held_units),
-                    committed=len(self.commits),
+                    committed=self.committed.committed,
                 ),
                 "documents": api.Documents(
                     total=self.plan.rows, done=account.rows, filtered=account.filtered

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rephrase_api.errors import Drained, EngineFailed, RephraseError, SpecMismatch
+from rephrase_api.errors import Drained, EngineFailed, RephraseError, SpecMismatch, first_cause
 from rephrase_runner import records
 from rephrase_runner.claiming import Claimer
 from rephrase_runner.claims import runs
@@ -319,18 +319,3 @@ class Worker:
     def _describe(self) -> dict[str, Any]:
         running = self._shift.answerer.slots.taken if self._shift is not None else 0
         return self._vitals.describe(self._clock()) | {"running": running}
-
-
-def first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to report of a group: what a person must act on first, a drain after all others."""
-    flat: list[BaseException] = []
-    stack: list[BaseException] = [errors]
-    while stack:
-        error = stack.pop()
-        if isinstance(error, BaseExceptionGroup):
-            stack.extend(error.exceptions)
-        else:
-            flat.append(error)
-    return min(
-        flat, key=lambda error: (isinstance(error, Drained), not isinstance(error, RephraseError))
-    )

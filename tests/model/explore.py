@@ -42,7 +42,7 @@ def main() -> int:
 def search(scopes: dict[str, Scope]) -> bool:
     """Search all scopes; whether nothing was found."""
     outcomes = [told(name, explore(model_of(scope))) for name, scope in scopes.items()]
-    print(
+    say(
         f"{sum(one.states for one in outcomes):,} states,"
         f" {sum(one.seconds for one in outcomes):.0f} s of processor"
     )
@@ -53,10 +53,9 @@ def told(name: str, outcome: Outcome) -> Outcome:
     """Print how a search went."""
     rate = outcome.states / max(outcome.seconds, 1e-9) / 1000
     verdict = "exhausted, sound" if outcome.exhausted else "not exhausted"
-    print(
+    say(
         f"{name:<52}{outcome.states:>10,} states {outcome.seconds:6.1f} s {rate:5.0f} k/s  "
         f"{verdict if outcome.violation is None else outcome.violation}",
-        flush=True,
     )
     return outcome
 
@@ -67,7 +66,7 @@ def holes() -> bool:
     for hole in HOLES:
         violation = explore(model_of(hole.open_scope)).violation
         rules = " and ".join(rule.name.lower().replace("_", " ") for rule in hole.rules)
-        print(f"hole {hole.number}; without: {rules}\n{violation}\n", flush=True)
+        say(f"hole {hole.number}; without: {rules}\n{violation}\n")
         found = found and violation is not None
     return found
 
@@ -78,9 +77,9 @@ def walks(count: int) -> bool:
     for name, scope in WALKS.items():
         model = model_of(scope)
         found = [(seed, one) for seed in range(count) if (one := walk(model, seed)) is not None]
-        print(f"{name:<52}{count:>10,} walks, {len(found)} violations", flush=True)
+        say(f"{name:<52}{count:>10,} walks, {len(found)} violations")
         for seed, violation in found[:1]:
-            print(f"seed {seed}: {violation}")
+            say(f"seed {seed}: {violation}")
         sound = sound and not found
     return sound
 
@@ -92,9 +91,15 @@ def poison() -> bool:
         tried += 1
         for fault in Trial(case).faults():
             faulty += 1
-            print(f"{case}: {fault}")
-    print(f"{tried:,} cases, {faulty} faults")
+            say(f"{case}: {fault}")
+    say(f"{tried:,} cases, {faulty} faults")
     return not faulty
+
+
+def say(line: str) -> None:
+    """Print at once, however long the next scope takes."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from model.objects import Plan
 from model.rules import ALL, Rule, Rules
 from model.search import Move
 from model.world import Name, Put, World, carry_on
@@ -117,7 +118,7 @@ class Planners:
             case At.TABLE:
                 return Put(self._table(me.saw), me.saw, own_name=True)
             case _:
-                return Put(PLAN, (self._table(me.saw), me.saw))
+                return Put(PLAN, Plan(self._table(me.saw), me.saw))
 
     def _putting(self, world: World, me: Planner, put: Put) -> Moves:
         following = {At.SPEC: At.ADOPT_SPEC, At.TABLE: At.PLAN, At.PLAN: At.ADOPT_PLAN}
@@ -130,12 +131,10 @@ class Planners:
 
     def fault(self, world: World) -> str | None:
         """The plan that counts names a table that is there and has what it says."""
-        plan = world.store.get(PLAN)
-        if plan is None:
+        plan: Plan | None = world.store.get(PLAN)
+        if plan is None or world.store.get(plan.table) == plan.saw:
             return None
-        assert isinstance(plan, tuple)
-        table, saw = plan
-        return None if world.store.get(table) == saw else "the plan is not that of its table"
+        return "the plan is not that of its table"
 
     def wrong(self, claim: Hashable, locals_: Sequence[Local]) -> str | None:
         """No step states anything."""

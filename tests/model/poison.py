@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from math import ceil, log2
 
-from rephrase_runner.suspects import Death, End, Silence, next_window, suspect
+from rephrase_runner.suspects import (
+    Death,
+    End,
+    Silence,
+    deaths_allowed,
+    next_window,
+    suspect,
+)
 
 KILLS = 2
 LAST = 1_000_000
@@ -71,6 +78,8 @@ class Trial:
         self.condemned: set[Row] = set()
         self.deaths: dict[Row, int] = dict.fromkeys(case.killers, 0)
         self.epoch = 0
+        self.stopped = False
+        """A worker would have given up: so many deaths and no verdict."""
         self._units = [_Unit(set(range(rows))) for rows in case.units]
         self._tick = 0
         self._done: set[Row] = set()
@@ -86,13 +95,15 @@ class Trial:
         case = self.case
         if any(unit.open for unit in self._units):
             yield "it does not end"
+        if self.stopped:
+            yield "the run is stopped, though a verdict was coming"
         for row in sorted(self.condemned - case.killers):
             yield f"innocent {row} is condemned"
         for row in sorted(case.killers - self.condemned):
             yield f"killer {row} is not condemned"
         for killer, deaths in self.deaths.items():
             if killer in case.recorded:
-                most = KILLS + ceil(log2(min(case.in_flight, sum(case.units))))
+                most = KILLS + ceil(log2(max(2, min(case.in_flight, sum(case.units)))))
             else:
                 most = KILLS + 2 + ceil(log2(max(2, case.units[killer[0]])))
             if deaths > most:
@@ -111,6 +122,7 @@ class Trial:
         for number, unit in enumerate(self._units):
             unit.window = frozenset()
             found = suspect(unit.ends, unit.open, kills=KILLS)
+            self.stopped |= found.fruitless > deaths_allowed(self.case.units[number])
             for one in found.guilty:
                 self.condemned.add((number, one.row))
                 unit.open.discard(one.row)
@@ -163,7 +175,9 @@ class Trial:
             if not recorded:
                 unit.ends.append(Silence(self.epoch, unit.window, f"silence {self.epoch}"))
             elif in_flight:
-                unit.ends.append(Death(self.epoch, in_flight, f"death {self.epoch}"))
+                alone = bool(unit.window)  # nothing of other units is beside a window
+                name = f"death {self.epoch}"
+                unit.ends.append(Death(self.epoch, in_flight, name, company=not alone))
 
 
 def cases(every: int = 1) -> Iterator[Case]:
@@ -175,7 +189,7 @@ def cases(every: int = 1) -> Iterator[Case]:
 
 def cases_in_company() -> Iterator[Case]:
     """Two units in the engine at once, with a killer in the second."""
-    pairs = _tuples(range(20), 2)
+    pairs = _tuples(range(0, 20, 2), 2) + _tuples(range(1, 8), 2)
     for first, second, in_flight in product((1, 2, 3), (1, 2, 3), (2, 3, 4)):
         for killer, recorded, delay, lost in product(
             range(second), (True, False), (0, 2, LAST), pairs

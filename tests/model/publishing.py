@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from model import decisions
-from model.decisions import Made
+from model.objects import File, Group, Made, Manifest
 from model.rules import ALL, Rule, Rules
 from model.search import Move
 from model.world import Ending, Name, Put, Store, World, carry_on, text
@@ -19,6 +19,8 @@ from rephrase_runner.records import Commit
 
 KINDS = ("data", "dead")
 """Published files lie in no run's folder: the rewrites, and what was skipped."""
+MANIFEST: Name = ("manifest",)
+"""Nor does the manifest."""
 
 
 class At(StrEnum):
@@ -43,24 +45,6 @@ class At(StrEnum):
 
 
 GONE = frozenset({At.OUT, At.STUCK, At.DEAD})
-
-
-class File(NamedTuple):
-    """A published file: its footer, its keys (units), and who wrote the bytes."""
-
-    run: int
-    digest: str
-    kind: str
-    keys: tuple[int, ...]
-    maker: int
-
-
-class Group(NamedTuple):
-    """A group record: units [first, end) and the hash of their commits."""
-
-    first: int
-    end: int
-    digest: str
 
 
 class Publisher(NamedTuple):
@@ -89,6 +73,13 @@ class Publisher(NamedTuple):
     sums: tuple[File, ...] = ()
     published: tuple[File, ...] = ()
     put: Put | None = None
+
+    @property
+    def bounds(self) -> Group:
+        """Of the group it is at."""
+        if self.group is None:
+            raise AssertionError(f"a driver has no group while it {self.at}")
+        return self.group
 
 
 class Sweeper(NamedTuple):
@@ -140,7 +131,7 @@ class Drivers:
     def __init__(self, plan: Publishing) -> None:
         self._plan = plan
         self._rules = plan.rules
-        self._sound: dict[tuple[Store, int], str | None] = {}
+        self._faults: dict[tuple[Store, int], str | None] = {}
         self._steps = {
             At.START: self._start,
             At.LOOK: self._look,
@@ -221,11 +212,11 @@ class Drivers:
     # -- gc --
 
     def _sweep(self, world: World, me: Sweeper) -> Moves:
-        manifest = world.store.get(("manifest",))
+        manifest = world.store.get(MANIFEST)
         if me.found:
             after = world.delete(me.found[0])
             yield Move(f"deletes {text(me.found[0])}", after, Sweeper(me.found[1:]))
-        elif me.found is None and isinstance(manifest, tuple) and manifest[0] == world.deeds:
+        elif me.found is None and manifest is not None and manifest.run == world.deeds:
             found = world.store.list("part", world.deeds)
             yield Move("reads the manifest and lists parts", world, Sweeper(found))
 
@@ -252,20 +243,19 @@ class Drivers:
             yield from self._steps[me.at](world, me)
 
     def _start(self, world: World, me: Publisher) -> Moves:
-        manifest = world.store.get(("manifest",))
+        manifest = world.store.get(MANIFEST)
         if manifest is None:
             yield Move("finds no manifest", world, me._replace(at=At.LOOK))
         else:
             yield self._finds(world, me, manifest)
 
-    def _finds(self, world: World, me: Publisher, manifest: Hashable) -> Move[World, Local]:
+    def _finds(self, world: World, me: Publisher, manifest: Manifest) -> Move[World, Local]:
         """A manifest is there: the run is complete, unless it is another's."""
-        assert isinstance(manifest, tuple)
-        if manifest[0] == me.run:
+        if manifest.run == me.run:
             return Move("finds the manifest, ends", world, self._gone(me, At.OUT))
         if Rule.MANIFEST_OF_THIS_RUN in self._rules:
             return self._fails(world, me, "foreign manifest")
-        claim = ("succeeded", manifest[0]) if me.run == world.deeds else None
+        claim = ("succeeded", manifest.run) if me.run == world.deeds else None
         return Move("finds a manifest, ends", world, self._gone(me, At.OUT), claim=claim)
 
     def _look(self, world: World, me: Publisher) -> Moves:
@@ -277,7 +267,7 @@ class Drivers:
     def _group(self, world: World, me: Publisher) -> Moves:
         name = "group", me.run, me.number
         found = world.store.get(name) if Rule.GROUP_RECORDS in self._rules else None
-        if isinstance(found, Group):
+        if found is not None:
             adopting = me._replace(at=At.DONE, group=found)
             yield Move(f"adopts group {me.number}", world, adopting)
             return
@@ -297,13 +287,13 @@ class Drivers:
 
     def _done(self, world: World, me: Publisher) -> Moves:
         found = world.store.get(("done", me.run, me.number))
-        if isinstance(found, tuple):
+        if found is not None:
             yield Move(f"finds done({me.number})", world, self._next(me, found))
         else:
             yield Move(f"finds no done({me.number})", world, me._replace(at=At.READ))
 
     def _read(self, world: World, me: Publisher) -> Moves:
-        group = self._of(me)
+        group = me.bounds
         units = range(group.first, group.end)
         if not all(world.store.has(("commit", me.run, unit)) for unit in units):
             yield self._fails(world, me, "a commit is gone")
@@ -322,7 +312,7 @@ class Drivers:
 
     def _recheck(self, world: World, me: Publisher) -> Moves:
         found = world.store.get(("done", me.run, me.number))
-        if isinstance(found, tuple):
+        if found is not None:
             yield Move(f"finds done({me.number})", world, self._next(me, found))
         else:
             yield self._fails(world, me, "a part is gone")
@@ -339,10 +329,9 @@ class Drivers:
     def _compare(self, world: World, me: Publisher) -> Moves:
         file = me.files[0]
         name = file.kind, me.number
-        found = world.store.get(name)
-        same = isinstance(found, File) and found[:3] == file[:3]
-        anything = Rule.GROUP_RECORDS not in self._rules and isinstance(found, File)
-        if isinstance(found, File) and (same or anything):
+        found: File = world.store.get(name)
+        same = (found.run, found.digest, found.kind) == (file.run, file.digest, file.kind)
+        if same or Rule.GROUP_RECORDS not in self._rules:
             yield Move(f"accepts {text(name)}", world, self._has(me, found))
         else:
             yield self._fails(world, me, f"foreign file {text(name)}")
@@ -357,10 +346,9 @@ class Drivers:
         name = "done", me.run, me.number
         yield from self._putting(world, me, Put(name, me.sums))
 
-    def _next(self, me: Publisher, files: tuple[Hashable, ...]) -> Publisher:
+    def _next(self, me: Publisher, files: tuple[File, ...]) -> Publisher:
         """The group is done: on to the next, or to the end."""
-        sums = tuple(file for file in files if isinstance(file, File))
-        group = self._of(me)
+        group = me.bounds
         finished = group.end >= self._units(me.run)
         at = At.STRAYS if finished else At.GROUP
         if finished and Rule.NO_STRAY_FILES not in self._rules:
@@ -372,7 +360,7 @@ class Drivers:
             group=None,
             files=(),
             sums=(),
-            published=(*me.published, *sums),
+            published=(*me.published, *files),
         )
 
     def _strays(self, world: World, me: Publisher) -> Moves:
@@ -386,7 +374,7 @@ class Drivers:
         return any(file not in me.published for file in found)
 
     def _manifest(self, world: World, me: Publisher) -> Moves:
-        put = Put(("manifest",), (me.run, me.published))
+        put = Put(MANIFEST, Manifest(me.run, me.published))
         stray = None
         if Rule.NO_STRAY_FILES not in self._rules and me.run == world.deeds:
             stray = ("stray", me.run) if self._stray_files(world, me) else None
@@ -394,7 +382,7 @@ class Drivers:
             yield move._replace(claim=stray)
 
     def _check(self, world: World, me: Publisher) -> Moves:
-        yield self._finds(world, me, world.store.get(("manifest",)))
+        yield self._finds(world, me, world.store.get(MANIFEST))
 
     def _putting(self, world: World, me: Publisher, put: Put) -> Moves:
         for step in carry_on(world, put, self._rules):
@@ -419,10 +407,6 @@ class Drivers:
             case _:
                 raise AssertionError(me.at)
 
-    def _of(self, me: Publisher) -> Group:
-        assert me.group is not None
-        return me.group
-
     def _fails(self, world: World, me: Publisher, why: str) -> Move[World, Local]:
         """An error that a person must act on; fine only once the user has deleted something."""
         claim = None if world.deeds else ("failed", why)
@@ -436,48 +420,43 @@ class Drivers:
     def fault(self, world: World) -> str | None:
         """Invariants 4 to 6 of section 10."""
         key = world.store, world.deeds
-        if key not in self._sound:
-            self._sound[key] = self._unsound(*key)
-        return self._sound[key]
+        if key not in self._faults:
+            self._faults[key] = self._fault(*key)
+        return self._faults[key]
 
-    def _unsound(self, store: Store, run: int) -> str | None:
-        named: set[Name] = set()
+    def _fault(self, store: Store, run: int) -> str | None:
         for name in store.list("done", run):
-            files = store.get(name)
-            assert isinstance(files, tuple)
-            for file in files:
-                assert isinstance(file, File)
+            for file in store.get(name):
                 path = file.kind, name[-1]
-                named.add(path)
                 if store.get(path) != file:
                     return f"{text(path)} has not the bytes that its done record says"
-        paths = [path for kind in KINDS for path in store.list(kind)]
-        files = [store.get(path) for path in paths]
-        ours = [file for file in files if isinstance(file, File) and file.run == run]
-        keys = [key for file in ours for key in file.keys]
+        files: list[File] = [store.get(path) for kind in KINDS for path in store.list(kind)]
+        keys = sorted(key for file in files if file.run == run for key in file.keys)
         if len(keys) != len(set(keys)):
             return "a key is published twice"
-        manifest = store.get(("manifest",))
-        if isinstance(manifest, tuple) and manifest[0] == run:
-            if sorted(keys) != list(range(self._units(run))):
-                return "the run is complete, but not every key is published"
+        manifest: Manifest | None = store.get(MANIFEST)
+        complete = manifest is not None and manifest.run == run
+        if complete and keys != list(range(self._units(run))):
+            return "the run is complete, but not every key is published"
         return None
 
     def wrong(self, claim: Hashable, locals_: Sequence[Local]) -> str | None:
         """Failures without a cause, and success in another run's name."""
-        assert isinstance(claim, tuple)
-        kind, what = claim
-        if kind == "failed":
-            return f"a driver fails a healthy run: {what}"
-        if kind == "stray":
-            return "the run is declared complete beside a file of another run"
-        return f"a driver reports success with the manifest of run {what}"
+        match claim:
+            case ("failed", why):
+                return f"a driver fails a healthy run: {why}"
+            case ("stray", _):
+                return "the run is declared complete beside a file of another run"
+            case ("succeeded", run):
+                return f"a driver reports success with the manifest of run {run}"
+            case _:
+                raise AssertionError(claim)
 
     # -- the end --
 
     def ended(self, world: World) -> bool:
         """Whether the manifest is there; an output that was deleted may end with an error."""
-        return bool(world.deeds) or world.store.has(("manifest",))
+        return bool(world.deeds) or world.store.has(MANIFEST)
 
     def at_rest(self, local: Local) -> bool:
         """Whether a process may be like this at the end."""

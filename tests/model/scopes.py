@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.planning import Planners, Planning
+from model.processes import Work
 from model.publishing import Drivers, Publishing
 from model.rules import Rule, without
 from model.search import Model
 from model.units import Units
-from model.workers import Work
 
 Scope = Work | Publishing | Planning
 

@@ -33,9 +33,5 @@ def test_two_preemptions_alone_condemn_nobody() -> None:
     assert faulty(lost) == []
 
 
-@pytest.mark.xfail(
-    reason="a row alone of its unit counts as alone in flight, though rows of another unit were beside it:"
-    " the record of a death does not say so"
-)
 def test_a_killer_of_another_unit_condemns_no_innocent() -> None:
     assert faulty(cases_in_company()) == []

@@ -191,7 +191,7 @@ class Telling:
 
 def one_look_is_enough(*found: object, **known: object) -> Verdict:
     """`judge` without the rule of two looks: as if the first had been long ago."""
-    _, epoch, _, holder = found
+    holder = found[3]
     beat = holder.heartbeat.beat if isinstance(holder, Seen) else 0
     known["earlier"] = Look(epoch=1, beat=beat, own_beat=-1, at=float("-inf"))
     return judge(*found, **known)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from model import decisions
-from model.objects import Commit
+from model.objects import Claim, Commit
 from model.processes import GONE, At, Work, Worker
 from model.rules import Rule
 from model.search import Move
@@ -190,7 +190,7 @@ class Units:
     def wrong(self, claim: Hashable, locals_: Sequence[Local]) -> str | None:
         """Steps that must not be made: see `Workers`."""
         match claim:
-            case ("orphan", unit, epoch, made):
+            case ("orphan", int(unit), int(epoch), Claim() as made):
                 workers = (local for local in locals_ if isinstance(local, Worker))
                 if any(self._workers.works_on(one, unit, epoch, made) for one in workers):
                     return f"a claim is called orphaned while {made.worker} works on it"

@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[S3], dict[str, str]], int, str]] = 
         "output", "s3://no-such-bucket/output", credentials, 69, "no such bucket",
     ),
     "no such bucket for the source": (
-        "source", "s3://no-such-bucket/source", credentials, 64, "there is nothing at s3://no-such-bucket/source",
+        "source", "s3://no-such-bucket/source", credentials, 69, "no such bucket",
     ),
     "no such folder for the source": (
         "source", "s3://tests/nowhere", credentials, 64, "there is nothing at s3://tests/nowhere",

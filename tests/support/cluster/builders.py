@@ -64,7 +64,10 @@ def a_pod(name: str, container: Mapping[str, Any], **spec: Any) -> Object:  # no
 
 
 def a_job(
-    name: str, container: Mapping[str, Any], pod: Mapping[str, Any] | None = None, **spec: Any
+    name: str,
+    container: Mapping[str, Any],
+    pod: Mapping[str, Any] | None = None,
+    **spec: Any,  # noqa: ANN401
 ) -> Object:
     """A Job of one pod, by default without a second try.
 

@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(str(reason))
         return 69
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: ended.set())
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: ended.set())
     folder = options.folder or Path(tempfile.mkdtemp(prefix="rephrase-cluster-"))
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(folder / "control-plane"))

@@ -7,7 +7,7 @@ _PORT = 10250
 
 
 class Addresses:
-    """Hands out addresses that nobody else on this machine uses.
+    """Hands out addresses that nobody else on this machine uses, as long as its socket is open.
 
     Raises:
         OSError: more than 200 kubelets run on this machine.
@@ -31,7 +31,3 @@ class Addresses:
         """The next address."""
         self._taken += 1
         return f"127.{self._network}.{self._taken // 250}.{self._taken % 250 + 1}"
-
-    def close(self) -> None:
-        """Give the network up."""
-        self.socket.close()

@@ -23,6 +23,7 @@ import urllib3
 from support.cluster.client import Client, Object, Refused, Unreachable
 from support.cluster.kubelet.addresses import Addresses
 from support.cluster.kubelet.host import Host
+from support.cluster.kubelet.log_server import LogServer
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.kubelet.pod import Pod
 from support.cluster.resources import path_of
@@ -53,6 +54,7 @@ class Kubelet:
         self._nodes: dict[str, Node] = {}
         self._bound: dict[str, Object] = {}
         self._pods: dict[str, tuple[Pod, asyncio.Task[None]]] = {}
+        self._log_server = LogServer(self.host.addresses, folder / "certificates", self._log_files)
         self._closing = threading.Event()
         self._answer: urllib3.BaseHTTPResponse | None = None
         self._loop = asyncio.new_event_loop()
@@ -63,6 +65,7 @@ class Kubelet:
 
     def __enter__(self) -> Self:
         self._looping.start()
+        self.do(self._log_server.start)
         self._watching.start()
         return self
 
@@ -73,11 +76,11 @@ class Kubelet:
             self._answer.shutdown()
         self._watching.join()
         self.do(self._power_off_all)
+        self.do(self._log_server.stop)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._looping.join()
         self._loop.close()
         self.host.close()
-        self.host.addresses.close()
 
     def add_node(self, name: str, shape: Shape = Shape()) -> Node:  # noqa: B008 - it is frozen
         """Register a node, Ready when this returns."""
@@ -106,7 +109,9 @@ class Kubelet:
         """Kill a running container as the kernel kills what exceeds its memory limit."""
 
         async def kill() -> None:
-            self.pod(namespace, name).run_out_of_memory(container)
+            for life in self.pod(namespace, name).running:
+                if life.name == container:
+                    life.run_out_of_memory()
 
         self.do(kill)
 
@@ -142,6 +147,16 @@ class Kubelet:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _log_files(self, namespace: str, pod: str, container: str) -> tuple[list[Path], bool]:
+        try:
+            found = self.pod(namespace, pod)
+        except LookupError:
+            return [], False
+        starts = sorted(
+            found.logs.glob(f"{container}-*.log"), key=lambda path: path.stat().st_mtime
+        )
+        return starts, any(life.name == container for life in found.running)
 
     async def _power_off_all(self) -> None:
         for node in list(self._nodes.values()):

@@ -1,6 +1,5 @@
 """The status of a pod, as a kubelet reports it: from what its containers do to phase and conditions. Pure."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
@@ -108,7 +107,7 @@ class PodView:
     address: str
     node_address: str
     started: datetime
-    containers: list[View]
+    containers: list[View] = field(default_factory=list)
     init: list[View] = field(default_factory=list)
     initialized: bool = False
     final: bool = False
@@ -173,11 +172,6 @@ class PodView:
             "lastTransitionTime": stamp(self._since[kind][1]),
             "reason": reason or None,  # null takes away what stood there
         }
-
-
-def views_of(containers: Sequence[Object] | None) -> list[View]:
-    """Containers that have not been started."""
-    return [View(one["name"], one["image"]) for one in containers or []]
 
 
 def _terminated(ended: Ended) -> Object:
