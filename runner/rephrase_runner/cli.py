@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +31,7 @@ URI = Annotated[str, typer.Argument(help="Output of a run.", metavar="URI")]
 Endpoint = Annotated[str, typer.Option(help="Endpoint of an S3-compatible store.")]
 Region = Annotated[str, typer.Option(help="Region of the bucket.")]
 AllowHTTP = Annotated[bool, typer.Option("--allow-http", help="Allow an endpoint without TLS.")]
+_TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 out = Console()
 err = Console(stderr=True)
 
@@ -58,13 +58,12 @@ def main() -> NoReturn:
     except RephraseError as error:
         complain(f"error: {error}")
         code = error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        complain(error.format_message())
+    except typer.TyperException as error:  # usage errors, and help where a command is missing
+        error.show()  # type: ignore[attr-defined]  # those that are raised have it
         code = ExitCode.INVALID
-    except click.ClickException as error:
-        error.show()
-        code = ExitCode.INVALID
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
+        code = ExitCode.DRAINED
+    if code == _TYPER_INTERRUPTED:
         code = ExitCode.DRAINED
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support.cluster.access import Access, is_for_tests, read_kubeconfig
 from support.cluster.binary import binary, is_built
-from support.cluster.builders import a_namespace
+from support.cluster.builders import a_namespace, holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node, Shape
+from support.cluster.report import report
+from support.cluster.wire import Refused
+from support.waiting import wait_until
 
 _HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return (yield)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what stands in the test's namespace to the report of its failure."""
+    found = yield
+    fixtures: dict[str, Any] = getattr(item, "funcargs", {})
+    if found.failed and found.when == "call" and "namespace" in fixtures:
+        logs = fixtures["kubelet"].host.logs if "kubelet" in fixtures else Path()
+        found.sections.append(("cluster", report(fixtures["namespace"], logs)))
+    return found
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A genuine control plane."""
@@ -64,6 +82,36 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         return
     with ControlPlane(folder) as plane:
         yield Cluster(plane.access, plane.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def cluster_client(cluster: Cluster) -> Client:
+    """A client that may do everything, in no namespace."""
+    return cluster.client()
+
+
+@pytest.fixture(scope="session")
+def crd(cluster_client: Client) -> None:
+    """The RephraseRun API is served."""
+    for path in (_ROOT / "crds").glob("*.yaml"):
+        definition = yaml.safe_load(path.read_text())
+        cluster_client.apply(definition)
+        name = definition["metadata"]["name"]
+        cluster_client.wait_for(
+            "customresourcedefinitions", name, lambda crd: holds(crd, "Established"), "established"
+        )
+    wait_until(lambda: _is_served(cluster_client), "RephraseRuns are served")
+
+
+def _is_served(client: Client) -> bool:
+    # for a moment after it is established, requests are answered with 404 or 429
+    try:
+        client.list("rephraseruns")
+    except Refused as refused:
+        if refused.code not in (404, 429):
+            raise
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

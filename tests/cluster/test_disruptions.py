@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from support.cluster.builders import a_container, a_job, a_pod, condition, holds
-from support.cluster.client import Client, Object
+from support.cluster.client import Client
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
+from support.cluster.wire import Object
 from support.waiting import wait_until
 
 AddNode = Callable[..., Node]

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from support.cluster.builders import IMAGE, a_container, a_job, a_pod, condition, holds
-from support.cluster.client import Client, Object, Refused
+from support.cluster.builders import a_container, a_job, a_pod, condition, holds
+from support.cluster.client import Client
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
+from support.cluster.wire import Object, Refused
 from support.waiting import wait_until
 
+SHM = "/dev/shm"  # noqa: S108 - of a pod
 AddNode = Callable[..., Node]
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -222,9 +224,9 @@ def test_a_container_is_who_and_where_its_spec_says(
     add_node()
     code = (
         "id -u; id -G; echo a > /work/a && stat -c '%g' /work/a; cat /proc/1/comm;"
-        " echo b > /b || echo read-only; ls -d /root /dev/shm; echo c > /dev/shm/c"
+        f" echo b > /b || echo read-only; ls -d /root {SHM}; echo c > {SHM}/c"
     )
-    mounts = [{"name": "work", "mountPath": "/work"}, {"name": "shm", "mountPath": "/dev/shm"}]
+    mounts = [{"name": "work", "mountPath": "/work"}, {"name": "shm", "mountPath": SHM}]
     volumes = [
         {"name": "work", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
@@ -236,7 +238,7 @@ def test_a_container_is_who_and_where_its_spec_says(
     said_lines = said(kubelet, namespace, "who").splitlines()
     assert pod["status"]["phase"] == "Succeeded", said_lines
     assert said_lines[:4] == ["65532", "65532", "65532", "sh"]
-    assert said_lines[-3:] == ["read-only", "/dev/shm", "/root"]
+    assert said_lines[-3:] == ["read-only", SHM, "/root"]
 
 
 def test_pods_reach_each_other_by_their_addresses(
@@ -338,15 +340,12 @@ def test_a_container_is_not_run_as_root_against_its_will(
 def test_a_gpu_belongs_to_one_pod_at_a_time(namespace: Client, add_node: AddNode) -> None:
     node = add_node(gpus=1, taints=["nvidia.com/gpu=present:NoSchedule"])
     tolerates = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    gpu = a_container(shell("read line"), resources={"limits": {"nvidia.com/gpu": "1"}})
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    keeps, ends = a_container(python(ENDS_ON_SIGTERM), **gpu), a_container(shell("true"), **gpu)
 
-    namespace.create(
-        a_pod(
-            "first", a_container(python(ENDS_ON_SIGTERM), **_resources(gpu)), tolerations=tolerates
-        )
-    )
+    namespace.create(a_pod("first", keeps, tolerations=tolerates))
     first = namespace.wait_for("pods", "first", ready, "it is ready")
-    namespace.create(a_pod("second", gpu | {"command": shell("true")}, tolerations=tolerates))
+    namespace.create(a_pod("second", ends, tolerations=tolerates))
     unschedulable = {"status": "False", "reason": "Unschedulable"}
     second = namespace.wait_for(
         "pods",
@@ -359,10 +358,6 @@ def test_a_gpu_belongs_to_one_pod_at_a_time(namespace: Client, add_node: AddNode
     assert first["spec"]["nodeName"] == node.name
     assert "Insufficient nvidia.com/gpu" in condition(second, "PodScheduled")["message"]
     namespace.wait_for("pods", "second", ended, "it runs when the GPU is free")
-
-
-def _resources(container: Object) -> Object:
-    return {"resources": container["resources"]}
 
 
 def test_pod_security_is_enforced(namespace: Client) -> None:
@@ -416,16 +411,12 @@ def test_nothing_of_a_container_outlives_its_first_process(
     namespace: Client, add_node: AddNode, kubelet: Kubelet
 ) -> None:
     add_node()
-    code = "import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True)"
+    mark = f"outlives-{namespace.namespace}"
+    code = f"import subprocess; subprocess.Popen(['sh', '-c', 'read line; true', '{mark}'])"
 
     run(namespace, a_pod("parent", a_container(python(code))))
 
-    mark = f"HOSTNAME_OF_{namespace.namespace}"
-    assert mark  # the processes are looked for by the folder of the pod
-    left = subprocess.run(
-        ["pgrep", "-f", "sleep 1000"], capture_output=True, text=True, check=False
-    )
-    assert left.stdout == ""
+    assert subprocess.run(["pgrep", "-f", f"^sh .*{mark}"], check=False).returncode == 1
 
 
 def test_a_container_that_exceeds_its_memory_is_oom_killed(
@@ -444,8 +435,8 @@ def test_a_container_is_started_again_where_its_pod_says_so(
     namespace: Client, add_node: AddNode, kubelet: Kubelet
 ) -> None:
     add_node()
-    once = "import os, sys; print('ready'); sys.exit(0 if os.path.exists('/work/a') else open('/work/a', 'w') and 1)"
-    container = a_container(python(once), volumeMounts=[{"name": "work", "mountPath": "/work"}])
+    once = shell("[ -e /work/a ] || { touch /work/a; exit 1; }")
+    container = a_container(once, volumeMounts=[{"name": "work", "mountPath": "/work"}])
     volumes = [{"name": "work", "emptyDir": {}}]
 
     pod = run(namespace, a_pod("again", container, restartPolicy="OnFailure", volumes=volumes))
@@ -467,4 +458,3 @@ def test_a_forced_deletion_kills_at_once(
     namespace.delete("pods", "stays", grace_seconds=0)
 
     wait_until(lambda: running.has_ended, "its processes are gone", within=5)
-    assert IMAGE

@@ -61,7 +61,7 @@ def processes_of(engine: Engine) -> list[psutil.Process]:
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether it still runs; one that ended and that nobody has waited for yet holds nothing."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 async def in_flight(engine: Engine, count: int) -> None:

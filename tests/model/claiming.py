@@ -54,7 +54,8 @@ class Claiming(Steps):
             mine = me._replace(at=At.CHECK, looked=None, holder=None, hold=(unit, epoch))
             yield Move(f"takes {what} for its own", world, mine)
         elif why is not None:
-            yield Move(f"calls {what} {why}", world, taking, claim=("orphan", unit, epoch, claim))
+            orphan = None if self.is_deleted(world, me) else ("orphan", unit, epoch, claim)
+            yield Move(f"calls {what} {why}", world, taking, claim=orphan)
         else:
             if claim.worker in world.dead:
                 yield Move(f"calls {what} stale", world, taking)

@@ -60,6 +60,11 @@ class File(NamedTuple):
     keys: tuple[int, ...]
     maker: int
 
+    @property
+    def footer(self) -> tuple[int, str, str]:
+        """What tells whose rows these are."""
+        return self.run, self.digest, self.kind
+
 
 class Group(NamedTuple):
     """`groups/K`: units [first, end), and the hash of their commits."""

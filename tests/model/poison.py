@@ -5,9 +5,9 @@ takes, then the suspects in windows. Killers kill at once, after a while or last
 gone too) or so that the worker can write down what was in flight. A preemption may fall on any tick.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from math import ceil, log2
 
 from rephrase_runner.suspects import (
@@ -181,52 +181,41 @@ class Trial:
 
 
 def cases(every: int = 1) -> Iterator[Case]:
-    """Single units: sizes, killers and kinds, delays, preemptions. One of each `every`."""
-    for number, case in enumerate(_all_cases()):
-        if number % every == 0:
-            yield case
+    """Single units: sizes, killers of both kinds, delays, preemptions. One of each `every`."""
+    lost = _tuples(range(0, 30, 2), 1) + _tuples((0, 1, 2, 3, 5, 8, 13), 2)
+    sizes = product((1, 2, 3, 5, 8), (1, 2, 4, 8))
+    killers = (
+        (rows, in_flight, recorded, silent)
+        for rows, in_flight in sizes
+        for recorded, silent in _killers(rows)
+    )
+    chosen = product(killers, (0, 2, LAST), (False, True), lost)
+    for (rows, in_flight, recorded, silent), *how in islice(chosen, 0, None, every):
+        yield Case((rows,), in_flight, _of(0, recorded), _of(0, silent), *how)
 
 
-def cases_in_company() -> Iterator[Case]:
-    """Two units in the engine at once, with a killer in the second."""
-    pairs = _tuples(range(0, 20, 2), 2) + _tuples(range(1, 8), 2)
-    for first, second, in_flight in product((1, 2, 3), (1, 2, 3), (2, 3, 4)):
-        for killer, recorded, delay, lost in product(
-            range(second), (True, False), (0, 2, LAST), pairs
-        ):
-            guilty = frozenset({(1, killer)})
-            yield Case(
-                (first, second),
-                in_flight,
-                recorded=guilty if recorded else frozenset(),
-                silent=frozenset() if recorded else guilty,
-                delay=delay,
-                preemptions=lost,
-            )
+def cases_in_company(every: int = 1) -> Iterator[Case]:
+    """Two units in the engine at once, with a killer in the second. One of each `every`."""
+    lost = _tuples(range(0, 20, 2), 2) + _tuples(range(1, 8), 2)
+    sizes = product((1, 2, 3), (1, 2, 3), (2, 3, 4))
+    killers = ((*size, row) for size in sizes for row in range(size[1]))
+    chosen = product(killers, (True, False), (0, 2, LAST), (False, True), lost)
+    for (first, second, in_flight, row), recorded, *how in islice(chosen, 0, None, every):
+        guilty = ((row,), ()) if recorded else ((), (row,))
+        yield Case((first, second), in_flight, _of(1, guilty[0]), _of(1, guilty[1]), *how)
 
 
-def _all_cases() -> Iterator[Case]:
-    preemptions = [*_tuples(range(0, 30, 2), 1), *_tuples((0, 1, 2, 3, 5, 8, 13), 2)]
-    for rows, in_flight in product((1, 2, 3, 5, 8), (1, 2, 4, 8)):
-        for guilty in _tuples(range(rows), 3):
-            for kinds in _kinds(guilty):
-                for delay, saves in product((0, 2, LAST), (False, True)):
-                    for lost in preemptions:
-                        yield Case(
-                            (rows,),
-                            in_flight,
-                            recorded=frozenset((0, row) for row in guilty if kinds[row]),
-                            silent=frozenset((0, row) for row in guilty if not kinds[row]),
-                            delay=delay,
-                            saves=saves,
-                            preemptions=lost,
-                        )
+def _killers(rows: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Up to three killers of a unit: those whose deaths are recorded, and the silent ones."""
+    for guilty in _tuples(range(rows), 3):
+        for recorded in _tuples(guilty, 3):
+            yield recorded, tuple(row for row in guilty if row not in recorded)
 
 
-def _tuples(values: "range | tuple[int, ...]", most: int) -> list[tuple[int, ...]]:
+def _of(unit: int, rows: tuple[int, ...]) -> frozenset[Row]:
+    return frozenset((unit, row) for row in rows)
+
+
+def _tuples(values: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    """All choices of at most so many values."""
     return [chosen for size in range(most + 1) for chosen in combinations(values, size)]
-
-
-def _kinds(guilty: tuple[int, ...]) -> Iterator[Mapping[int, bool]]:
-    for recorded in product((True, False), repeat=len(guilty)):
-        yield dict(zip(guilty, recorded, strict=True))

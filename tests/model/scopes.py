@@ -255,10 +255,14 @@ LARGE: dict[str, Scope] = {
     ),
     "two units, a faulty put": Work(units=2, faults=1, suspicions=1),
     "owner and helper, a faulty put": Work(helpers=True, faults=1, suspicions=1),
-    "two rivals and a helper, a crash": Work(workers=3, helpers=True, crashes=1, suspicions=1),
+    "two rivals and a helper": Work(workers=3, helpers=True, suspicions=1),
+    "two rivals and a helper, one lost for good": Work(
+        workers=3, helpers=True, crashes=1, suspicions=0, successors=(False,)
+    ),
     "gc twice, a faulty put": Work(collectors=2, faults=1, suspicions=1),
-    "output deleted and used again, a faulty put": Work(
-        workers=3, recreation=True, faults=1, suspicions=1
+    "output deleted and used again, two faulty puts": Work(recreation=True, faults=2, suspicions=1),
+    "output deleted and used again, two of the old run": Work(
+        workers=3, recreation=True, suspicions=1
     ),
     "three planners, two faulty puts": Planning(drivers=3, faults=2),
     "two drivers, two faulty puts": Publishing(faults=2),

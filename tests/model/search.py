@@ -195,11 +195,15 @@ class Search(Generic[W, L]):
             if what is not None:
                 self._faults[number] = what
         self._checked = len(self._worlds.values)
-        return _Steps(
-            tuple(dict.fromkeys(delta for delta, move in found if move.fair and delta)),
-            tuple(dict.fromkeys(delta for delta, move in found if not move.fair and delta)),
-            tuple((delta, move.claim) for delta, move in found if move.claim is not None),
-        )
+        fair: dict[int, None] = {}
+        unfair: dict[int, None] = {}
+        claims = []
+        for delta, move in found:
+            if delta:  # a step that changes nothing leads nowhere
+                (fair if move.fair else unfair)[delta] = None
+            if move.claim is not None:
+                claims.append((delta, move.claim))
+        return _Steps(tuple(fair), tuple(unfair), tuple(claims))
 
     # -- forwards: what can happen --
 

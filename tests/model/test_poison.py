@@ -20,6 +20,7 @@ def test_killers_are_condemned_within_their_deaths_and_innocents_never() -> None
 @pytest.mark.timeout(600)
 def test_killers_are_condemned_in_tens_of_thousands_of_cases() -> None:
     assert faulty(cases(every=25)) == []
+    assert faulty(cases_in_company()) == []
 
 
 def test_two_preemptions_alone_condemn_nobody() -> None:
@@ -34,4 +35,4 @@ def test_two_preemptions_alone_condemn_nobody() -> None:
 
 
 def test_a_killer_of_another_unit_condemns_no_innocent() -> None:
-    assert faulty(cases_in_company()) == []
+    assert faulty(cases_in_company(every=7)) == []

@@ -69,13 +69,13 @@ class Units:
         """Everything that a process can do next."""
         match local:
             case Worker():
-                yield from self._workers.moves(world, local)
+                return self._workers.moves(world, local)
             case Collector():
-                yield from self._collect(world, local)
+                return self._collect(world, local)
             case Driver():
-                yield from self._watch(world, local)
+                return self._watch(world, local)
             case Outside():
-                yield from self._befalls(world, local)
+                return self._befalls(world, local)
 
     def who(self, process: int, local: Local) -> str:
         """The name of a process in traces."""

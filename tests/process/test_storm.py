@@ -1,11 +1,14 @@
 """Kill anything at any moment: the finished dataset is the same set of samples, each once."""
 
+import logging
+
 import pytest
 
 from support.laptop import Laptop
 from support.s3 import S3
 from support.storm import Site, Storm, assert_unharmed, on_a_folder, on_s3, undisturbed_storm
 
+logger = logging.getLogger(__name__)
 FEW, MANY = 30, 300
 WORKERS = 3
 SEED = 1
@@ -23,8 +26,10 @@ def undisturbed_many(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
 
 async def weather(laptop: Laptop, site: Site, kills: int, undisturbed: Laptop) -> None:
     """One storm and its figures."""
-    storm = Storm(laptop, site, kills=kills, workers=WORKERS, seed=SEED)
+    logger.info("seed %s", SEED)
+    storm = Storm(laptop, site, kills=kills, workers=WORKERS, seed=SEED, say=logger.info)
     fleet = await storm.run()
+    logger.info("%s", storm.figures)
     await assert_unharmed(storm, fleet, laptop, undisturbed)
 
 

@@ -26,6 +26,7 @@ CONTAINER = "tests"
 _CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rephrase-tests" / "azurite"
 )
+_INSTALL = ["npm", "install", "--no-audit", "--no-fund", "--prefix"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rephrase_runner.store import Outcome, StorageOptions, Store
 
@@ -66,11 +66,11 @@ def race(
     return [set(json.loads((folder / f"{n}.json").read_bytes())) for n in range(racers)]
 
 
-def hold_race(order: Mapping[str, object]) -> int:
+def hold_race(order: Mapping[str, Any]) -> int:
     """Fork the racers, start them all at once, wait for them; 0 if all came to the end."""
     waiting, starting = os.pipe()
     children = []
-    for racer in range(int(str(order["racers"]))):
+    for racer in range(order["racers"]):
         pid = os.fork()
         if not pid:
             os.close(starting)
@@ -82,22 +82,21 @@ def hold_race(order: Mapping[str, object]) -> int:
     return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
 
 
-def run(racer: int, order: Mapping[str, object]) -> NoReturn:
+def run(racer: int, order: Mapping[str, Any]) -> NoReturn:
     """Be one of the racers."""
     code = 1
     try:
         mine = asyncio.run(put_all(racer, order))
-        (Path(str(order["folder"])) / f"{racer}.json").write_text(json.dumps(sorted(mine)))
+        (Path(order["folder"]) / f"{racer}.json").write_text(json.dumps(sorted(mine)))
         code = 0
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
-async def put_all(racer: int, order: Mapping[str, object]) -> set[int]:
+async def put_all(racer: int, order: Mapping[str, Any]) -> set[int]:
     """Numbers of the names that are this racer's own."""
-    endpoint, region, allow_http = order["options"]  # type: ignore[misc] # a list in JSON
-    store = Store(str(order["uri"]), StorageOptions(endpoint, region, allow_http), create=True)
+    store = Store(order["uri"], StorageOptions(*order["options"]), create=True)
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def put(number: int) -> bool:
@@ -105,7 +104,7 @@ async def put_all(racer: int, order: Mapping[str, object]) -> set[int]:
             outcome = await store.put_new(name_of(number), body_of(racer), deadline_seconds=None)
         return outcome is Outcome.MINE
 
-    told = await asyncio.gather(*(put(number) for number in range(int(str(order["names"])))))
+    told = await asyncio.gather(*(put(number) for number in range(order["names"])))
     return {number for number, mine in enumerate(told) if mine}
 
 

@@ -5,7 +5,7 @@ there (a real engine, an S3 server) is skipped, and the end of the report says s
 `REPHRASE_REQUIRE` names the peer, as in CI, it fails instead.
 """
 
-import gc
+import atexit
 import os
 import shutil
 import sys
@@ -184,11 +184,6 @@ class Tiers:
         if report.skipped and not hasattr(report, "wasxfail"):
             self._skipped[name, skip_reason(report)] += 1
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        """Let engines in reference cycles go now, not after the closing line, with the interpreter."""
-        gc.collect()
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Minutes and outcomes of each tier, and what was skipped, above the closing line."""
         terminalreporter.section("tiers")
@@ -218,3 +213,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "needs(peer, ...): skipped where one of these peers is missing"
     )
     config.pluginmanager.register(Tiers(), "tiers")
+    # Keep pytest's closing line the last one: vLLM's client complains while the interpreter ends. What
+    # cannot be raised while tests run, pytest turns into errors.
+    atexit.register(setattr, sys, "unraisablehook", id)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from support.cluster.client import Object
+from support.cluster.wire import Object
 from support.manifests import merged
 
 IMAGE = "registry.invalid/tests:1"

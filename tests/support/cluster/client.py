@@ -1,45 +1,17 @@
-"""A small client of the API server for tests: objects are dicts, errors are `Refused`, nothing is retried.
-
-What the server says is what a test sees, so 409, 422 and 429 come through as they are.
-"""
+"""A small client of the API server for tests: the verbs, and waiting for what an object becomes."""
 
 import json
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode
-
-import urllib3
 
 from support.cluster.access import Access
 from support.cluster.resources import path_of, resource_of
+from support.cluster.wire import AGENT, APPLY, MERGE, YAML, Object, Refused, Wire
 
-Object = dict[str, Any]
-"""An object of Kubernetes, as its JSON reads."""
-JSON, MERGE = "application/json", "application/merge-patch+json"
-STRATEGIC, APPLY = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
-_MANAGER = "rephrase-tests"
-
-
-class Refused(Exception):
-    """The API server answered with an error.
-
-    Args:
-        status: the object it answered with.
-    """
-
-    def __init__(self, status: Mapping[str, Any]) -> None:
-        self.code = int(status.get("code", 0))
-        self.reason = str(status.get("reason", ""))
-        self.message = str(status.get("message", ""))
-        self.causes = [dict(cause) for cause in (status.get("details") or {}).get("causes") or []]
-        super().__init__(f"{self.code} {self.reason}: {self.message}")
-
-
-Unreachable = (urllib3.exceptions.HTTPError, OSError)
-"""What is raised when there is no answer."""
+_STRICT = {"fieldValidation": "Strict"}
+_DRY = {"dryRun": "All"}
 
 
 class Client:
@@ -51,14 +23,13 @@ class Client:
     """
 
     def __init__(self, access: Access, namespace: str | None = None) -> None:
-        self.access = access
+        self.wire = Wire(access)
         self.namespace = namespace
-        self._pool = _pool(access)
 
     def in_namespace(self, namespace: str | None) -> "Client":
         """The same identity in another namespace."""
         other = object.__new__(Client)
-        other.access, other.namespace, other._pool = self.access, namespace, self._pool
+        other.wire, other.namespace = self.wire, namespace
         return other
 
     # -- verbs ------------------------------------------------------------------------------------
@@ -69,7 +40,7 @@ class Client:
         Raises:
             Refused: it is not there (404), or must not be read.
         """
-        return self.request("GET", path_of(resource, self.namespace, name, subresource))
+        return self.wire.request("GET", path_of(resource, self.namespace, name, subresource))
 
     def find(self, resource: str, name: str) -> Object | None:
         """An object, None if there is none of that name."""
@@ -83,31 +54,42 @@ class Client:
     def list(self, resource: str, *, labels: str = "", fields: str = "") -> list[Object]:
         """All objects that these selectors match."""
         query = {"labelSelector": labels, "fieldSelector": fields}
-        items: list[Object] = self.request("GET", path_of(resource, self.namespace), query=query)[
-            "items"
-        ]
+        items: list[Object] = self.wire.request(
+            "GET", path_of(resource, self.namespace), query=query
+        )["items"]
         return items
 
     def create(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Create what the manifest says; it comes back as it is stored."""
         path = path_of(resource_of(manifest), self.namespace)
-        query = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
-        return self.request("POST", path, manifest, query=query)
+        query = _STRICT | (_DRY if dry_run else {})
+        return self.wire.request("POST", path, manifest, query=query)
+
+    def try_yaml(self, resource: str, text: str) -> Object:
+        """What the API server would make of a text, which it reads itself; nothing is created."""
+        path = path_of(resource, self.namespace)
+        return self.wire.request("POST", path, text, query=_STRICT | _DRY, content_type=YAML)
 
     def apply(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Create or change, by server-side apply."""
         path = path_of(resource_of(manifest), self.namespace, manifest["metadata"]["name"])
-        query = {"fieldManager": _MANAGER, "force": "true", "fieldValidation": "Strict"}
-        query |= {"dryRun": "All"} if dry_run else {}
-        return self.request("PATCH", path, manifest, query=query, content_type=APPLY)
+        query = {"fieldManager": AGENT, "force": "true"} | _STRICT | (_DRY if dry_run else {})
+        return self.wire.request("PATCH", path, manifest, query=query, content_type=APPLY)
 
     def patch(
         self, resource: str, name: str, patch: Mapping[str, Any], subresource: str = "",
-        *, how: str = MERGE,
+        *, how: str = MERGE, dry_run: bool = False,
     ) -> Object:  # fmt: skip
         """Change an object by a patch, a JSON merge patch unless `how` says otherwise."""
         path = path_of(resource, self.namespace, name, subresource)
-        return self.request("PATCH", path, patch, content_type=how)
+        query = _STRICT | (_DRY if dry_run else {})
+        return self.wire.request("PATCH", path, patch, query=query, content_type=how)
+
+    def replace(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
+        """Replace an object by what the manifest says."""
+        path = path_of(resource_of(manifest), self.namespace, manifest["metadata"]["name"])
+        query = _STRICT | (_DRY if dry_run else {})
+        return self.wire.request("PUT", path, manifest, query=query)
 
     def delete(
         self, resource: str, name: str, *, grace_seconds: int | None = None, uid: str = "",
@@ -121,7 +103,7 @@ class Client:
         if uid:
             options["preconditions"] = {"uid": uid}
         try:
-            self.request("DELETE", path_of(resource, self.namespace, name), options)
+            self.wire.request("DELETE", path_of(resource, self.namespace, name), options)
         except Refused as refused:
             if refused.code != 404:
                 raise
@@ -130,7 +112,7 @@ class Client:
         """Evict a pod through the API, as `kubectl drain` and Karpenter do."""
         metadata = {"name": pod, "namespace": self.namespace}
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
-        self.request("POST", path_of("pods", self.namespace, pod, "eviction"), eviction)
+        self.wire.request("POST", path_of("pods", self.namespace, pod, "eviction"), eviction)
 
     def token(
         self, service_account: str, *, seconds: int = 3600, bound_to: Object | None = None
@@ -144,7 +126,7 @@ class Client:
             }  # fmt: skip
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         path = path_of("serviceaccounts", self.namespace, service_account, "token")
-        return str(self.request("POST", path, request)["status"]["token"])
+        return str(self.wire.request("POST", path, request)["status"]["token"])
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -190,115 +172,9 @@ class Client:
         give_up = time.monotonic() + within
         path, fields = path_of(resource, self.namespace), f"metadata.name={name}"
         while (left := give_up - time.monotonic()) > 0:
-            found = self.request("GET", path, query={"fieldSelector": fields})
+            found = self.wire.request("GET", path, query={"fieldSelector": fields})
             yield found["items"][0] if found["items"] else None
             since = found["metadata"]["resourceVersion"]
             with suppress(Refused):  # 410: the watch is too old; look anew
-                for kind, state in self.watch(path, since, fields=fields, seconds=left):
+                for kind, state in self.wire.watch(path, since, fields=fields, seconds=left):
                     yield None if kind == "DELETED" else state
-
-    # -- the wire ---------------------------------------------------------------------------------
-
-    def watch(
-        self, path: str, since: str, *, fields: str = "", seconds: float = 60,
-        opened: Callable[[urllib3.BaseHTTPResponse], None] = lambda _: None,
-    ) -> Iterator[tuple[str, Object]]:  # fmt: skip
-        """What happens to the objects of a path after a resource version: ADDED, MODIFIED, DELETED.
-
-        Args:
-            path: of a list.
-            since: its resource version.
-            fields: selector.
-            seconds: when the server is to end it.
-            opened: is given the answer, by which another thread can end it.
-
-        Raises:
-            Refused: the server cannot go on, 410 for example.
-        """
-        query = {"watch": "true", "resourceVersion": since, "fieldSelector": fields}
-        query["timeoutSeconds"] = str(max(1, round(seconds)))
-        response = self._send("GET", path, query=query, timeout=seconds + 10)
-        opened(response)
-        try:
-            for line in _lines(response):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise Refused(event["object"])
-                yield event["type"], event["object"]
-        finally:
-            response.close()
-
-    def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *,
-        query: Mapping[str, str] | None = None, content_type: str = JSON, accept: str = JSON,
-    ) -> Object:  # fmt: skip
-        """Send a request and return the object that is answered.
-
-        Raises:
-            Refused: an error is answered.
-        """
-        response = self._send(
-            method, path, body, query=query, content_type=content_type, accept=accept
-        )
-        answer: Object = json.loads(response.data)
-        response.release_conn()
-        return answer
-
-    def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
-        """What is answered to a GET, logs for example, as text."""
-        response = self._send("GET", path, query=query)
-        return response.data.decode()
-
-    def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *,
-        query: Mapping[str, str] | None = None, content_type: str = JSON, accept: str = JSON,
-        timeout: float = 30,
-    ) -> urllib3.BaseHTTPResponse:  # fmt: skip
-        headers = {"Content-Type": content_type, "Accept": accept, "User-Agent": _MANAGER}
-        if self.access.token:
-            headers["Authorization"] = f"Bearer {self.access.token}"
-        response = self._pool.urlopen(
-            method,
-            f"{self.access.server}{path}{_query(query)}",
-            body=None if body is None else json.dumps(body).encode(),
-            headers=headers,
-            timeout=timeout,
-            retries=False,
-            preload_content=False,
-        )
-        if response.status >= 400:
-            raise Refused(_status(response))
-        return response
-
-
-def _pool(access: Access) -> urllib3.PoolManager:
-    context = ssl.create_default_context(cafile=str(access.authority))
-    if access.certificate:
-        context.load_cert_chain(access.certificate, access.key)
-    return urllib3.PoolManager(ssl_context=context, maxsize=32)
-
-
-def _query(query: Mapping[str, str] | None) -> str:
-    given = {name: value for name, value in (query or {}).items() if value}
-    return f"?{urlencode(given)}" if given else ""
-
-
-def _status(response: urllib3.BaseHTTPResponse) -> Object:
-    data = response.data
-    response.release_conn()
-    try:
-        status: Object = json.loads(data)
-    except ValueError:
-        return {"code": response.status, "message": data.decode(errors="replace")}
-    return {"code": response.status} | status
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Lines as they arrive; what the server cut off in the middle is left out."""
-    rest = b""
-    try:
-        for data in response.stream(None, decode_content=True):
-            *whole, rest = (rest + data).split(b"\n")
-            yield from whole
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
-        return

@@ -13,7 +13,8 @@ from typing import Self
 from support.cluster.access import Access
 from support.cluster.binary import binary
 from support.cluster.certificates import Authority, Pair, write_key
-from support.cluster.client import Client, Refused, Unreachable
+from support.cluster.client import Client
+from support.cluster.wire import Refused, Unreachable
 from support.s3 import free_ports
 from support.waiting import wait_until
 
@@ -135,7 +136,7 @@ class ControlPlane:
             self.etcd.check()
             self.api_server.check()
             try:
-                return client.text("/readyz") == "ok"
+                return client.wire.text("/readyz") == "ok"
             except (Refused, *Unreachable):
                 return False
 

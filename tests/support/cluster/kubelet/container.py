@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from support.cluster.client import Object
 from support.cluster.kubelet.fields import BadReference
 from support.cluster.kubelet.volumes import Volume
+from support.cluster.wire import Object
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _MESSAGE_BYTES = 4096
@@ -32,6 +32,7 @@ class Files:
 
     spec: Path
     scratch: Path
+    hosts: Path
     message: Path
     log: Path
 
@@ -39,9 +40,8 @@ class Files:
     def make(cls, folder: Path, logs: Path, name: str, start: int) -> Self:
         """Make them; `start` counts the starts of the container, from 0."""
         own = folder / f"{name}-{start}"
-        files = cls(
-            own / "spec.json", own / "scratch", own / "message", logs / f"{name}-{start}.log"
-        )
+        log = logs / f"{name}-{start}.log"
+        files = cls(own / "spec.json", own / "scratch", own / "hosts", own / "message", log)
         files.scratch.mkdir(parents=True, exist_ok=True)
         files.log.parent.mkdir(parents=True, exist_ok=True)
         files.message.touch()
@@ -80,14 +80,14 @@ def spec_of(
     more = [*pod_rights.get("supplementalGroups", []), pod_rights.get("fsGroup", group)]
     message = container.get("terminationMessagePath", "/dev/termination-log")
     name, address = pod["metadata"]["name"], pod["status"]["podIP"]
+    files.hosts.write_text(f"127.0.0.1 localhost\n{address} {name}\n")
     return {
         "scratch": str(files.scratch),
-        "visible": _elsewhere(),
-        "passable": _on_the_way(),
-        "files": {"/etc/hosts": f"127.0.0.1 localhost\n{address} {name}\n"},
+        "needed": _needed(),
         "mounts": [
             *(_mount(mount, volumes) for mount in container.get("volumeMounts") or []),
             {"source": str(files.message), "target": message, "readOnly": False},
+            {"source": str(files.hosts), "target": "/etc/hosts", "readOnly": False},
         ],
         "readOnlyRoot": bool(rights.get("readOnlyRootFilesystem")),
         "hostname": name[:63],
@@ -113,23 +113,10 @@ def _mount(mount: Object, volumes: Mapping[str, Volume]) -> dict[str, Any]:
     }
 
 
-def _needed() -> list[Path]:
-    """What programs of the tests need of this machine, whatever the user."""
-    return [
-        Path(path).resolve() for path in (sys.prefix, sys.base_prefix, Path(__file__).parents[4])
-    ]
-
-
-def _elsewhere() -> list[str]:
-    """What of that lies on another file system than `/`."""
-    root = os.stat("/").st_dev
-    return [str(path) for path in _needed() if path.stat().st_dev != root]
-
-
-def _on_the_way() -> list[str]:
-    """Folders on the way to it that not everybody may pass."""
-    parents = {parent for path in _needed() for parent in (path, *path.parents)}
-    return sorted(str(path) for path in parents if not path.stat().st_mode & 0o001)
+def _needed() -> list[str]:
+    """What programs of the tests need of this machine, whoever runs them."""
+    repository = Path(__file__).parents[4]
+    return [str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix, repository)]
 
 
 class Running:

@@ -4,8 +4,9 @@ import base64
 import re
 from collections.abc import Mapping
 
-from support.cluster.client import Client, Object
+from support.cluster.client import Client
 from support.cluster.kubelet.fields import BadReference, field, resource_field
+from support.cluster.wire import Object
 
 
 def environment_of(
@@ -22,7 +23,7 @@ def environment_of(
         container: of the pod's spec.
         pod: with addresses in its status.
         client: within the pod's namespace.
-        image: what the container's image sets.
+        image: what all containers are given.
         allocatable: resources of the node.
 
     Raises:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from support.cluster.client import Object
 from support.cluster.kubelet.quantities import divided
+from support.cluster.wire import Object
 
 
 class BadReference(Exception):

@@ -10,17 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from support.cluster.client import Client, Object, Refused, Unreachable
+from support.cluster.client import Client
 from support.cluster.kubelet.addresses import Addresses
 from support.cluster.kubelet.clock import now, stamp
+from support.cluster.wire import Object, Refused, Unreachable
 
 T = TypeVar("T")
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
-def image_environment() -> dict[str, str]:
-    """What all images set: programs of the environment that the tests run in come first."""
+def image_environment(server: str) -> dict[str, str]:
+    """What all containers are given: programs of the tests' own environment first, and the API server."""
     path = [
         str(Path(sys.prefix, "bin")),
         "/usr/local/sbin",
@@ -31,6 +33,11 @@ def image_environment() -> dict[str, str]:
         "/bin",
     ]
     given = {"PATH": ":".join(path), "HOME": "/"}
+    url = urlsplit(server)
+    given |= {
+        "KUBERNETES_SERVICE_HOST": str(url.hostname),
+        "KUBERNETES_SERVICE_PORT": str(url.port),
+    }
     if "PYTHONPATH" in os.environ:
         given["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return given
@@ -46,7 +53,7 @@ class Host:
         logs: folder with a folder for each namespace, with one for each pod.
         addresses: for pods and nodes.
         log: of the kubelet.
-        image_environment: what all images set.
+        image_environment: what all containers are given.
         missing_images: that cannot be pulled.
         pull_seconds: how long it takes to pull any other.
         restart_seconds: pause before the first restart of a container; it doubles with each.
@@ -57,7 +64,7 @@ class Host:
     logs: Path
     addresses: Addresses
     log: logging.Logger
-    image_environment: dict[str, str] = field(default_factory=image_environment)
+    image_environment: dict[str, str]
     missing_images: set[str] = field(default_factory=set)
     pull_seconds: float = 0.0
     restart_seconds: float = 1.0

@@ -20,13 +20,14 @@ from typing import Self, TypeVar
 
 import urllib3
 
-from support.cluster.client import Client, Object, Refused, Unreachable
+from support.cluster.client import Client
 from support.cluster.kubelet.addresses import Addresses
-from support.cluster.kubelet.host import Host
+from support.cluster.kubelet.host import Host, image_environment
 from support.cluster.kubelet.log_server import LogServer
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.kubelet.pod import Pod
 from support.cluster.resources import path_of
+from support.cluster.wire import Object, Refused, Unreachable
 
 T = TypeVar("T")
 _ASSIGNED = "spec.nodeName!="
@@ -48,7 +49,12 @@ class Kubelet:
     def __init__(self, client: Client, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.host = Host(
-            client, folder, folder / "logs", Addresses(), _logger(folder / "kubelet.log")
+            client,
+            folder,
+            folder / "logs",
+            Addresses(),
+            _logger(folder / "kubelet.log"),
+            image_environment(client.wire.access.server),
         )
         self.errors: list[BaseException] = []
         self._nodes: dict[str, Node] = {}
@@ -168,10 +174,10 @@ class Kubelet:
         client, path = self.host.client.in_namespace(None), path_of("pods", None)
         while not self._closing.is_set():
             try:
-                found = client.request("GET", path, query={"fieldSelector": _ASSIGNED})
+                found = client.wire.request("GET", path, query={"fieldSelector": _ASSIGNED})
                 self._loop.call_soon_threadsafe(self._see_all, found["items"])
                 since = found["metadata"]["resourceVersion"]
-                for kind, pod in client.watch(
+                for kind, pod in client.wire.watch(
                     path, since, fields=_ASSIGNED, seconds=300, opened=self._opened
                 ):
                     react = self._lose_sight if kind == "DELETED" else self._see

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 _NEW_MOUNTS, _NEW_HOSTNAME, _NEW_IPC, _NEW_PIDS = 0x00020000, 0x04000000, 0x08000000, 0x20000000
+_NO_SETUID, _NO_DEVICES, _NO_PROGRAMS = 2, 4, 8
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -60,24 +61,12 @@ def main() -> int:
 def _become(spec: dict[str, Any]) -> None:
     """Arrange what the container sees and who it is, then run its program. Does not return."""
     _mount("none", "/", "", _RECURSIVE | _PRIVATE)
-    # opened before the root changes, mounted after it: symbolic links are then those of the container
-    sources = [
-        os.open(mount["source"], os.O_PATH | os.O_CLOEXEC) if "source" in mount else -1
-        for mount in spec["mounts"]
-    ]
-    devices = {name: os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC) for name in _DEVICES}
-    _enter_root(spec["scratch"], spec["visible"])
-    for name, device in devices.items():
-        _bind(device, f"/dev/{name}", directory=False)
-    for folder in spec["passable"]:
-        os.chmod(folder, os.stat(folder).st_mode | 0o111)  # noqa: S103 - of the view, not of this machine
-    for path, content in spec["files"].items():
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(content)
-    for mount, source in zip(spec["mounts"], sources, strict=True):
-        _mount_volume(mount, source)
+    root = _make_root(spec)
+    for mount in sorted(spec["mounts"], key=lambda mount: len(mount["target"])):
+        _mount_volume(root, mount)
     if spec["readOnlyRoot"]:
-        _mount("none", "/", "", _REMOUNT | _BIND | _READ_ONLY)
+        _make_read_only(root)
+    os.chroot(root)
     hostname = spec["hostname"].encode()
     _call("sethostname", hostname, len(hostname))
     os.chdir(spec["workingDir"])
@@ -87,49 +76,80 @@ def _become(spec: dict[str, Any]) -> None:
     os.execvpe(program, spec["argv"], spec["env"])  # noqa: S606 - this is the container's program
 
 
-def _enter_root(scratch: str, visible: list[str]) -> None:
-    """Make an overlay of `/`, with what else is to be seen, the root."""
+def _make_root(spec: dict[str, Any]) -> str:
+    """An overlay of `/` with what else is to be seen; returns where it is mounted."""
+    scratch = spec["scratch"]
     _mount("tmpfs", scratch, "tmpfs", 0, "mode=755")
     upper, work, root = (f"{scratch}/{name}" for name in ("upper", "work", "root"))
     for folder in (upper, work, root):
         os.mkdir(folder, 0o755)
+    for mount in spec["mounts"]:
+        _make_ways(upper, os.path.dirname(os.path.realpath(mount["target"])), passable=False)
+    for path in spec["needed"]:
+        _make_ways(upper, path, passable=True)
     _mount("overlay", root, "overlay", 0, f"lowerdir=/,upperdir={upper},workdir={work}")
-    for path in visible:  # lies on another file system, which an overlay of `/` does not show
-        os.makedirs(root + path, exist_ok=True)
-        _mount(path, root + path, "", _BIND | _RECURSIVE)
+    for path in spec["needed"]:
+        if os.stat(path).st_dev != os.stat("/").st_dev:  # an overlay of `/` does not show it
+            _mount(path, root + path, "", _BIND | _RECURSIVE)
     _mount("/sys", f"{root}/sys", "", _BIND | _RECURSIVE)
-    os.chroot(root)
-    os.chdir("/")
-    _mount("proc", "/proc", "proc", 0)
-    _mount("tmpfs", "/dev", "tmpfs", 0, "mode=755,size=64k")
-    os.mkdir("/dev/shm", 0o1777)  # noqa: S108
-    _mount("tmpfs", "/dev/shm", "tmpfs", 0, "mode=1777,size=64m")  # noqa: S108
+    _mount("proc", f"{root}/proc", "proc", 0)
+    _mount("tmpfs", f"{root}/dev", "tmpfs", 0, "mode=755,size=64k")
+    shared_memory = os.path.join(root, "dev", "shm")
+    os.mkdir(shared_memory, 0o1777)
+    _mount("tmpfs", shared_memory, "tmpfs", 0, "mode=1777,size=64m")
+    for name in _DEVICES:
+        _bind(f"/dev/{name}", f"{root}/dev/{name}")
     for name, target in {"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"}.items():
-        os.symlink(f"/proc/self/fd{target}", f"/dev/{name}")
+        os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")
+    return root
 
 
-def _mount_volume(mount: dict[str, Any], source: int) -> None:
-    target = mount["target"]
-    if source < 0:
+def _make_ways(upper: str, path: str, *, passable: bool) -> None:
+    """Own the folders on the way to a path in the overlay, with the rights they have below it.
+
+    Args:
+        upper: where the overlay keeps what differs.
+        path: of a folder.
+        passable: let everybody pass, as to the programs of the tests if those lie in /root.
+    """
+    here = ""
+    for name in path.strip("/").split("/"):
+        here = f"{here}/{name}"
+        mode = os.stat(here).st_mode & 0o7777 if os.path.isdir(here) else 0o755
+        with suppress(FileExistsError):
+            os.mkdir(upper + here)
+            os.chmod(upper + here, mode)
+        if passable:
+            mode = os.stat(upper + here).st_mode & 0o7777
+            os.chmod(upper + here, mode | 0o111)  # noqa: S103 - of the overlay, not of this machine
+
+
+def _mount_volume(root: str, mount: dict[str, Any]) -> None:
+    # symbolic links are those of this machine, which the container sees too
+    target = root + os.path.realpath(mount["target"])
+    if "source" not in mount:
         os.makedirs(target, exist_ok=True)
         _mount("tmpfs", target, "tmpfs", 0, mount["tmpfs"])
         return
     inside = mount.get("subPath")
-    if inside:
-        source = os.open(inside, os.O_PATH | os.O_CLOEXEC, dir_fd=source)
-    _bind(source, target, directory=os.path.isdir(f"/proc/self/fd/{source}"))
+    _bind(os.path.join(mount["source"], inside) if inside else mount["source"], target)
     if mount["readOnly"]:
-        _mount("none", target, "", _REMOUNT | _BIND | _READ_ONLY)
+        _make_read_only(target)
 
 
-def _bind(source: int, target: str, *, directory: bool) -> None:
-    if directory:
+def _bind(source: str, target: str) -> None:
+    if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "a", encoding="utf-8"):
-            pass
-    _mount(f"/proc/self/fd/{source}", target, "", _BIND | _RECURSIVE)
+        if not os.path.lexists(target):
+            open(target, "x", encoding="utf-8").close()
+    _mount(source, target, "", _BIND | _RECURSIVE)
+
+
+def _make_read_only(target: str) -> None:
+    kept = os.statvfs(target).f_flag & (_NO_SETUID | _NO_DEVICES | _NO_PROGRAMS)
+    _mount("none", target, "", _REMOUNT | _BIND | _READ_ONLY | kept)
 
 
 def _become_user(spec: dict[str, Any]) -> None:

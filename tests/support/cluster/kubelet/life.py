@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from support.cluster.client import Client, Object, Refused, Unreachable
+from support.cluster.client import Client
 from support.cluster.kubelet.clock import now
 from support.cluster.kubelet.container import Files, NotStarted, Running, spec_of
 from support.cluster.kubelet.environment import arguments_of, environment_of
@@ -18,6 +18,7 @@ from support.cluster.kubelet.host import Host
 from support.cluster.kubelet.probes import observe
 from support.cluster.kubelet.status import Ended, View
 from support.cluster.kubelet.volumes import Volume
+from support.cluster.wire import Object, Refused, Unreachable
 
 AGAIN_SECONDS = 0.5
 """Until what has failed is tried again."""

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from support.cluster.binary import kubernetes_version
-from support.cluster.client import STRATEGIC, Object, Refused, Unreachable
 from support.cluster.kubelet.clock import micro_stamp, now, stamp
 from support.cluster.kubelet.host import ARCHITECTURE, Host
 from support.cluster.kubelet.pod import Pod, Stop
+from support.cluster.wire import STRATEGIC, Object, Refused, Unreachable
 
 T = TypeVar("T")
 _BEAT_SECONDS = 2.0

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from support.cluster.client import STRATEGIC, Object, Refused, Unreachable
 from support.cluster.kubelet.clock import now, stamp
 from support.cluster.kubelet.fields import BadReference
 from support.cluster.kubelet.host import Host
 from support.cluster.kubelet.life import AGAIN_SECONDS, Life, Place, Stopped
 from support.cluster.kubelet.status import PodView
 from support.cluster.kubelet.volumes import Volume, Volumes
+from support.cluster.wire import STRATEGIC, Object, Refused, Unreachable
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import urllib3
 
-from support.cluster.client import Object
+from support.cluster.wire import Object
 
 
 class Tell(Protocol):

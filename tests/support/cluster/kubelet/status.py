@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
-from support.cluster.client import Object
 from support.cluster.kubelet.clock import stamp
+from support.cluster.wire import Object
 
 UNKNOWN = "ContainerStatusUnknown"
 

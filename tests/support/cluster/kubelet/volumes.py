@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.cluster.client import Client, Object
+from support.cluster.client import Client
 from support.cluster.kubelet.environment import data_of
 from support.cluster.kubelet.fields import BadReference, field, resource_field
 from support.cluster.kubelet.quantities import amount
+from support.cluster.wire import Object
 
 
 @dataclass(frozen=True, slots=True)

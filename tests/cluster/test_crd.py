@@ -1,0 +1,247 @@
+"""The RephraseRun API as a genuine API server serves it: what it takes, refuses, keeps and shows."""
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rephrase_api.semantic import MUTABLE, SEMANTIC
+from rephrase_api.v1alpha1 import RephraseRunSpec
+from rephrase_api.v1alpha1.rules import RULES
+from rephrase_api.v1alpha1.tree import leaves
+from support.cluster.builders import condition, holds
+from support.cluster.client import Client
+from support.cluster.resources import path_of
+from support.cluster.wire import Object, Refused
+from support.manifests import a_manifest
+from support.tiers import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+BAD = sorted((ROOT / "tests/golden/manifests").glob("*.in.yaml"))
+ANSWERS = ROOT / "tests/golden/refusals"
+FIELDS = ROOT / "tests/golden/every-field"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+
+pytestmark = pytest.mark.usefixtures("crd")
+
+
+def refusal(namespace: Client, text: str) -> str:
+    """What the API server says against a manifest; empty if it takes it."""
+    try:
+        namespace.try_yaml("rephraseruns", text)
+    except Refused as refused:
+        return told(refused, str(namespace.namespace))
+    return ""
+
+
+def told(refused: Refused, namespace: str) -> str:
+    """An answer of the API server, one line for each cause, without what differs from run to run."""
+    causes = [f"  {cause.get('field')}: {cause['message']}" for cause in refused.causes]
+    lines = [f"{refused.code} {refused.reason}", *sorted(causes)] if causes else [str(refused)]
+    return "\n".join(lines).replace(namespace, "NAMESPACE") + "\n"
+
+
+# -- the CRD --------------------------------------------------------------------------------------
+
+
+def test_the_crd_is_taken_without_reservations(cluster_client: Client) -> None:
+    crd = cluster_client.get("customresourcedefinitions", "rephraseruns.rephrase.io")
+
+    assert holds(crd, "Established")
+    assert holds(crd, "NamesAccepted")
+    assert condition(crd, "NonStructuralSchema") == {}
+    assert condition(crd, "KubernetesAPIApprovalPolicyConformant") == {}
+
+
+def test_it_is_applied_twice_without_a_change(cluster_client: Client) -> None:
+    (path,) = (ROOT / "crds").glob("*.yaml")
+    before = cluster_client.get("customresourcedefinitions", "rephraseruns.rephrase.io")
+
+    after = cluster_client.apply(yaml.safe_load(path.read_text()))
+
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_taken(path: Path, namespace: Client) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        assert namespace.create(document, dry_run=True)["metadata"]["uid"]
+
+
+def test_the_run_that_comes_back_has_its_defaults(namespace: Client) -> None:
+    run = namespace.create(a_manifest("defaults"))
+
+    assert run["spec"]["workers"]["max"] == 1
+    assert RephraseRunSpec.from_file(run["spec"]) == RephraseRunSpec.from_file(
+        a_manifest("defaults")["spec"]
+    )
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", BAD, ids=lambda path: path.name.removesuffix(".in.yaml"))
+def test_what_the_laptop_refuses_the_api_server_refuses(
+    given: Path, namespace: Client, *, update_golden: bool
+) -> None:
+    expected = ANSWERS / given.name.replace(".in.yaml", ".out.txt")
+
+    answer = refusal(namespace, given.read_text())
+
+    if update_golden:
+        ANSWERS.mkdir(exist_ok=True)
+        expected.write_text(answer)
+    assert answer == expected.read_text()
+
+
+def test_laptop_and_api_server_blame_the_same_fields_in_the_same_words() -> None:
+    """The API server looks at rules only once the shape is right, so it may see less; never more."""
+    rules = {rule.message for rule in RULES}
+
+    for path in ANSWERS.glob("*.out.txt"):
+        laptop = (ROOT / "tests/golden/manifests" / path.name).read_text()
+        for field, message in re.findall(
+            r"^  (spec\S*): (?:Invalid value: .*?: )?(.*)$", path.read_text(), re.M
+        ):
+            assert f"{field}: " in laptop or field in laptop, (path.name, field)
+            if message in rules:
+                assert message in laptop, (path.name, message)
+
+
+# -- what may change ------------------------------------------------------------------------------
+
+
+def owner_of(spec: Any, leaf: str) -> tuple[Any, str]:  # noqa: ANN401 - JSON
+    """The mapping that holds a leaf, and its key there; of lists the first item."""
+    *parents, key = leaf.split(".")
+    for parent in parents:
+        spec = spec[parent.removesuffix("[]")]
+        spec = spec[0] if parent.endswith("[]") else spec
+    return spec, key
+
+
+def every_field(prompt: str) -> Object:
+    """A valid spec with every field set, as far as they can stand side by side.
+
+    Args:
+        prompt: what its first prompt has: builtIn, template or templateFrom.
+    """
+    spec: Object = yaml.safe_load((FIELDS / "one.yaml").read_text())
+    for kind in {"builtIn", "template", "templateFrom"} - {prompt}:
+        spec["prompts"][0].pop(kind, None)
+    if (
+        prompt == "template"
+    ):  # a model in a folder has no revision, and the other engine no endpoint
+        spec["model"].pop("name")
+        spec["model"].pop("revision")
+        spec["model"]["engine"]["type"] = "VLLM"
+        spec["model"]["engine"].pop("openAI")
+    else:
+        spec["model"].pop("uri")
+    return spec
+
+
+def edits(spec: Object) -> Iterator[tuple[str, Object]]:
+    """Every field of a spec with another value."""
+    other = yaml.safe_load((FIELDS / "other.yaml").read_text())
+    for leaf in leaves(RephraseRunSpec):
+        edited = copy.deepcopy(spec)
+        try:
+            owner, key = owner_of(edited, leaf)
+            owner[key]
+        except KeyError:  # this spec has it not
+            continue
+        owner[key] = owner_of(other, leaf)[0][key]
+        yield leaf, edited
+
+
+@pytest.mark.parametrize("prompt", ["builtIn", "template", "templateFrom"])
+def test_what_identifies_a_run_cannot_be_changed_and_all_else_can(
+    prompt: str, namespace: Client
+) -> None:
+    manifest = a_manifest(prompt.lower()) | {"spec": every_field(prompt)}
+    run = namespace.create(manifest)
+    fixed, refused_otherwise = set(), {}
+
+    for leaf, spec in edits(manifest["spec"]):
+        try:
+            namespace.replace(run | {"spec": spec}, dry_run=True)
+        except Refused as refused:
+            if "Forbidden" in refused.message:
+                fixed.add(leaf)
+            else:
+                refused_otherwise[leaf] = refused.message
+
+    tried = {leaf for leaf, _ in edits(manifest["spec"])}
+    assert refused_otherwise == {}
+    assert fixed == tried & (SEMANTIC | {"managedBy"})
+    assert tried - fixed <= MUTABLE
+
+
+# -- what is shown --------------------------------------------------------------------------------
+
+
+def test_a_run_is_shown_in_one_line(namespace: Client) -> None:
+    namespace.create(a_manifest("shown"))
+    status = {
+        "phase": "Running",
+        "progress": {"display": "42%"},
+        "workers": {"display": "3/4", "active": 3},
+        "cost": {"total": "1.95"},
+        "eta": "2026-12-01T00:00:00Z",
+    }
+    namespace.patch("rephraseruns", "shown", {"status": status}, "status")
+
+    table = namespace.wire.request(
+        "GET", path_of("rephraseruns", namespace.namespace), accept=TABLE
+    )
+
+    wide = [column["name"] for column in table["columnDefinitions"] if column["priority"]]
+    names = [column["name"] for column in table["columnDefinitions"] if not column["priority"]]
+    cells = dict(zip([*names, *wide], table["rows"][0]["cells"], strict=True))
+    assert names == ["Name", "Phase", "Progress", "Workers", "Tok/s", "Cost", "ETA", "Age"]
+    assert cells["Name"] == "shown"
+    assert cells["Phase"] == "Running"
+    assert cells["Progress"] == "42%"
+    assert cells["Workers"] == "3/4"
+    assert cells["Cost"] == "1.95"
+    assert cells["ETA"] == "2026-12-01T00:00:00Z"
+
+
+def test_the_status_is_written_apart_from_the_spec(namespace: Client) -> None:
+    run = namespace.create(a_manifest("apart") | {"status": {"phase": "Succeeded"}})
+
+    changed = namespace.patch(
+        "rephraseruns",
+        "apart",
+        {"spec": {"suspend": True}, "status": {"phase": "Running"}},
+        "status",
+    )
+
+    assert "phase" not in run.get("status", {})
+    assert changed["status"]["phase"] == "Running"
+    assert not changed["spec"].get("suspend")
+
+
+def test_scaling_sets_the_maximum_of_workers(namespace: Client) -> None:
+    namespace.create(a_manifest("scaled"))
+    namespace.patch("rephraseruns", "scaled", {"status": {"workers": {"active": 3}}}, "status")
+
+    namespace.patch("rephraseruns", "scaled", {"spec": {"replicas": 7}}, "scale")
+
+    assert namespace.get("rephraseruns", "scaled")["spec"]["workers"]["max"] == 7
+    assert namespace.get("rephraseruns", "scaled", "scale")["status"]["replicas"] == 3
+
+
+def test_runs_are_found_by_their_phase(namespace: Client) -> None:
+    for name, phase in (("one", "Running"), ("two", "Failed")):
+        namespace.create(a_manifest(name))
+        namespace.patch("rephraseruns", name, {"status": {"phase": phase}}, "status")
+
+    found = namespace.list("rephraseruns", fields="status.phase=Failed")
+
+    assert [run["metadata"]["name"] for run in found] == ["two"]

@@ -1,0 +1,147 @@
+"""What `rephrase run` shows: a live panel to people, plain lines to logs, JSON lines to machines."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from support.laptop import Laptop
+from support.manifests import echo
+from support.runs import small_run
+from support.screen import Screen
+from support.waiting import wait_until
+
+SLOW = {"model": echo(concurrency=64, latency=0.3)}
+"""Long enough to be looked at."""
+
+
+def test_json_is_one_object_a_line_and_progress_only_grows(laptop: Laptop) -> None:
+    small_run(laptop, **SLOW)
+
+    ended = laptop.run("--workers", "2", "--json")
+
+    assert ended.code == 0, ended.said
+    assert ended.err == ""
+    objects: list[dict[str, Any]] = [json.loads(line) for line in ended.out.splitlines()]
+    assert {key for found in objects for key in found} == {
+        "progress",
+        "note",
+        "exit",
+        "reason",
+        "error",
+    }
+    progress = [found["progress"] for found in objects if "progress" in found]
+    counts = [(one["units"]["committed"], one["samples"]["finished"]) for one in progress]
+    assert all(before <= after for before, after in itertools.pairwise(counts)), counts
+    assert len({committed for committed, _ in counts}) > 2
+    assert progress[-1]["finished"] is True
+    assert progress[-1]["samples"]["finished"] == 2400
+    assert objects[-1] == {"exit": 0, "reason": "Complete", "error": ""}
+
+
+def test_json_tells_machines_why_a_run_did_not_begin(laptop: Laptop) -> None:
+    small_run(laptop, source={"columns": {"text": "txt"}})
+
+    ended = laptop.run("--json")
+
+    last = json.loads(ended.out.splitlines()[-1])
+    assert ended.code == 64, ended.said
+    assert (last["exit"], last["reason"]) == (64, "InvalidSpec")
+    assert 'no column "txt"' in last["error"]
+
+
+def test_a_file_gets_plain_lines(laptop: Laptop) -> None:
+    small_run(laptop, **SLOW)
+
+    ended = laptop.run("--workers", "1")
+
+    assert ended.code == 0, ended.said
+    lines = ended.out.splitlines()
+    assert "\x1b" not in ended.out
+    assert [line for line in lines if line.startswith("running: ")]
+    assert lines[-2].startswith("complete: 2,346 samples written, 54 skipped, 0 failed; ")
+    assert lines[-1] == "output:   output"
+    assert ended.err == ""
+
+
+def test_what_only_a_cluster_can_honor_is_named(laptop: Laptop) -> None:
+    small_run(laptop, scaling={"deadline": "2030-01-01T00:00:00Z"})
+
+    ended = laptop.run()
+
+    assert ended.code == 0, ended.said
+    assert "only a cluster can honor spec.scaling.deadline" in ended.out
+
+
+def on_a_screen(laptop: Laptop) -> Screen:
+    command = [sys.executable, "-m", "rephrase_runner", "run", "--workers", "2", "run.yaml"]
+    return Screen(command, folder=laptop.folder, environment=laptop.environment())
+
+
+def test_a_terminal_shows_a_live_panel_and_in_the_end_only_the_summary(laptop: Laptop) -> None:
+    small_run(laptop, **SLOW)
+
+    screen = on_a_screen(laptop)
+    wait_until(
+        lambda: panel(screen).get("samples", "0 of")[0] != "0", "samples are counted", within=120
+    )
+    seen = screen.lines
+    code = screen.ended(within=120)
+
+    assert code == 0, screen.lines
+    labels = [line.split()[0] for line in seen if line.split()]
+    assert labels.count("samples") == 1, seen
+    assert [label for label in labels if label in PANEL] == PANEL, seen
+    assert [line for line in seen if line.split()[:2] == ["0", "generating"]], seen
+    assert sorted(line.split(":")[0] for line in screen.lines) == [
+        "complete",
+        "output",
+        "worker-0",
+        "worker-1",
+    ], screen.lines
+    assert screen.lines[-1] == "output:   output"
+
+
+PANEL = ["run", "state", "samples", "documents", "tokens", "failures", "time"]
+
+
+def panel(screen: Screen) -> dict[str, str]:
+    """Values of the panel by label."""
+    pairs = [line.split(maxsplit=1) for line in screen.lines]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def test_ctrl_c_on_a_terminal_leaves_a_clean_screen(laptop: Laptop) -> None:
+    small_run(laptop, **SLOW)
+    screen = on_a_screen(laptop)
+    laptop.wait_for_commits(2)
+
+    screen.process.send_signal(signal.SIGINT)
+    code = screen.ended(within=20)
+
+    assert code == 75, screen.lines
+    assert screen.lines[-1] == "to continue: rephrase run run.yaml", screen.lines
+    assert not set(PANEL) & {line.split()[0] for line in screen.lines}, screen.lines
+    assert screen.received.count("\x1b[?25l") == screen.received.count("\x1b[?25h")  # the cursor
+    assert laptop.processes() == []
+
+
+def test_a_reader_that_goes_away_ends_the_run_and_all_its_processes(laptop: Laptop) -> None:
+    small_run(laptop, **SLOW)
+    command = f"{sys.executable} -m rephrase_runner run --json run.yaml | head -n 3"
+
+    read = subprocess.run(
+        ["bash", "-c", command],
+        cwd=laptop.folder,
+        env=laptop.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert len(read.stdout.splitlines()) == 3
+    assert "Traceback" not in read.stderr
+    assert laptop.processes() == []
