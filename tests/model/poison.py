@@ -190,8 +190,9 @@ def cases(every: int = 1) -> Iterator[Case]:
         for recorded, silent in _killers(rows)
     )
     chosen = product(killers, (0, 2, LAST), (False, True), lost)
-    for (rows, in_flight, recorded, silent), *how in islice(chosen, 0, None, every):
-        yield Case((rows,), in_flight, _of(0, recorded), _of(0, silent), *how)
+    for (rows, in_flight, recorded, silent), delay, saves, ticks in islice(chosen, 0, None, every):
+        killers_of = _of(0, recorded), _of(0, silent)
+        yield Case((rows,), in_flight, *killers_of, delay, saves, ticks)
 
 
 def cases_in_company(every: int = 1) -> Iterator[Case]:
@@ -200,9 +201,12 @@ def cases_in_company(every: int = 1) -> Iterator[Case]:
     sizes = product((1, 2, 3), (1, 2, 3), (2, 3, 4))
     killers = ((*size, row) for size in sizes for row in range(size[1]))
     chosen = product(killers, (True, False), (0, 2, LAST), (False, True), lost)
-    for (first, second, in_flight, row), recorded, *how in islice(chosen, 0, None, every):
-        guilty = ((row,), ()) if recorded else ((), (row,))
-        yield Case((first, second), in_flight, _of(1, guilty[0]), _of(1, guilty[1]), *how)
+    for (first, second, in_flight, row), recorded, delay, saves, ticks in islice(
+        chosen, 0, None, every
+    ):
+        killer, nobody = _of(1, (row,)), _of(1, ())
+        kinds = (killer, nobody) if recorded else (nobody, killer)
+        yield Case((first, second), in_flight, *kinds, delay, saves, ticks)
 
 
 def _killers(rows: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from model.planning import Planners, Planning
 from model.processes import Work
-from model.publishing import Drivers, Publishing
+from model.publisher import Publishing
+from model.publishing import Drivers
 from model.rules import Rule, without
 from model.search import Model
 from model.units import Units
@@ -215,7 +216,7 @@ HOLES = (
 SMALL: dict[str, Scope] = {
     "two workers": Work(),
     "two workers, a faulty put": Work(faults=1, suspicions=1),
-    "two workers, a crash": Work(crashes=1, suspicions=1, successors=(True,)),
+    "two workers, a crash": Work(crashes=1, suspicions=1),
     "two workers, a drain": Work(crashes=1, drains=True, suspicions=0),
     "two workers, heartbeats out of order": Work(spare_beats=1, suspicions=1),
     "two workers, an engine's death": Work(

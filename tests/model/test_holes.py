@@ -1,7 +1,7 @@
 """Each rule of the ledger protocol is needed: without it the search finds its hole, with it nothing.
 
-A model that cannot find the known holes proves nothing. Holes 17 and 18 are in `test_poison.py` and
-`test_timelines.py`; holes 9 (bytes), 19, 20 and 21 are those of stores and documents, tested on real ones.
+A model that cannot find the known holes proves nothing. Hole 17 is in `test_poison.py`, hole 18 in
+`test_timelines.py`; 19 to 21 are about stores and documents and are tested on real ones.
 """
 
 import pytest

@@ -60,13 +60,19 @@ class Telling:
     Args:
         line: what happens.
         decide: `claims.judge`, or that without a rule.
-        own_first: the watcher takes its own heartbeat's time before it reads the holder's; otherwise as
-            it is when it judges: then the two may be from different times.
+        gaps_void_looks: a look counts only if the watcher's own heartbeats got through ever since;
+            otherwise one from before an outage is the first of the two.
     """
 
-    def __init__(self, line: Line, decide: Judge = judge, *, own_first: bool = True) -> None:
+    def __init__(
+        self,
+        line: Line,
+        decide: Judge = judge,
+        *,
+        gaps_void_looks: bool = True,
+    ) -> None:
         self.stale_at: float | None = None
-        self._own_first = own_first
+        self._gaps_void_looks = gaps_void_looks
         self._line = line
         self._decide = decide
         self._holder: Seen | None = None
@@ -149,7 +155,10 @@ class Telling:
         if self._away(at):
             wait += CLIENT_TIMEOUT
         else:
-            self._own = self._beat("watcher", self._own_beats, at)
+            before, self._own = self._own, self._beat("watcher", self._own_beats, at)
+            gap = (self._own.modified - before.modified).total_seconds() if before else 0
+            if gap > LEASE / 2 and self._gaps_void_looks:
+                self._look = None
         self._at(self._later(at, wait), self._watcher_beat)
 
     def _watcher_poll(self, at: float) -> None:
@@ -159,25 +168,27 @@ class Telling:
             self._at(awake, self._watcher_poll)
         elif self._away(at):
             self._at(self._later(at, RETRY), self._watcher_poll)
+        elif self._look is not None and self._monotonic(at) - self._look.at < LEASE / 3:
+            self._at(self._later(at, POLL), self._watcher_poll)
         else:
-            holder, own = self._holder, self._own
+            holder = self._holder
             delay = 0.0
             for first, end in self._line.slow_reads:
                 if first <= at < end:
                     delay = end - at
-            self._at(self._later(at, delay), lambda then: self._judge(then, holder, own))
+            self._at(self._later(at, delay), lambda then: self._judge(then, holder))
 
-    def _judge(self, at: float, holder: Seen | None, own: Seen | None) -> None:
+    def _judge(self, at: float, holder: Seen | None) -> None:
         awake = self._awake(at, self._line.sleeps, self._line.watcher_paused)
         if awake > at:  # after a pause, what is due first comes first: here the heartbeat
-            self._at(awake + 0.1, lambda then: self._judge(then, holder, own))
+            self._at(awake + 0.1, lambda then: self._judge(then, holder))
             return
         found = self._decide(
             0,
             1,
             _CLAIM,
             holder,
-            own=own if self._own_first else self._own,
+            own=self._own,
             earlier=self._look,
             monotonic=self._monotonic(at),
             lease_seconds=LEASE,

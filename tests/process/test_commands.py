@@ -16,7 +16,7 @@ USAGE = {
     "run .": "error: .: cannot be read: Is a directory",
     "run bytes.yaml": "error: bytes.yaml: is not UTF-8 at byte 0",
     "run run.yaml --wrokers 2": "No such option",
-    "run run.yaml --workers 0": "0 is not in the range",
+    "run run.yaml --workers 0": "--workers",
     "validate none.yaml": "error: none.yaml: cannot be read",
     "verify": "Missing argument 'URI'",
     "verify ftp://host/output": "ftp",

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -154,3 +155,43 @@ def test_a_worker_that_still_loads_its_model_ends_when_rephrase_run_is_killed(
     laptop.processes("run")[0].signal(signal.SIGKILL)
 
     wait_until(lambda: not laptop.processes(), "all children have ended", within=10)
+
+
+def test_two_runs_of_one_manifest_at_once_share_the_work(
+    laptop: Laptop, undisturbed: Laptop
+) -> None:
+    small_run(laptop, **SLOW)
+
+    commands = [laptop.start_run("--workers", "1") for _ in range(2)]
+    ended = [command.ended() for command in commands]
+
+    assert [one.code for one in ended] == [0, 0], [one.said for one in ended]
+    assert_same(laptop, undisturbed, small_keys())
+    workers = {json.loads(path.read_bytes())["worker"] for path in laptop.ledger("commits")}
+    assert len(workers) == 2
+
+
+@pytest.mark.full
+def test_a_full_disk_stops_the_run_and_with_space_it_goes_on(
+    laptop: Laptop, undisturbed: Laptop
+) -> None:
+    laptop.output.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", laptop.output]
+    ).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        small_run(laptop, **SLOW)
+
+        full = laptop.run("--workers", "2")
+        subprocess.run(["mount", "-o", "remount,size=20m", laptop.output], check=True)
+        ended = laptop.run("--workers", "2")
+
+        assert full.code == 69, full.said
+        assert "StorageFull: " in full.err
+        assert "no space left on device. Free space and run again." in full.err
+        assert ended.code == 0, ended.said
+        assert_same(laptop, undisturbed, small_keys())
+    finally:
+        laptop.lose_power()
+        subprocess.run(["umount", laptop.output], check=True)

@@ -198,6 +198,7 @@ def keep_nursery() -> None:
             pid = os.fork()
             if not pid:
                 live(order)
+            codes.pop(pid, None)  # of an earlier child that had the same number
             answer = {"pid": pid}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

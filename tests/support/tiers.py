@@ -20,6 +20,7 @@ import pytest
 from support.cluster.binary import binary_missing
 
 ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
 REQUIRE = "REPHRASE_REQUIRE"
 """Environment variable: comma-separated peers that must be there."""
 
@@ -119,7 +120,7 @@ def tier_of(path: Path) -> str:
     Raises:
         pytest.UsageError: it lies in no tier's folder, so nothing would say how long it may take.
     """
-    relative = path.relative_to(ROOT / "tests")
+    relative = path.relative_to(TESTS)
     if relative.parts[0] not in TIERS:
         raise pytest.UsageError(f"tests/{relative}: must lie in one of {', '.join(TIERS)}")
     return relative.parts[0]
@@ -143,9 +144,20 @@ class Tiers:
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self._seconds = dict.fromkeys(TIERS, 0.0)
         self._skipped: Counter[tuple[str, str]] = Counter()
+        self._left_out: Counter[tuple[str, str]] = Counter()
         if absent := sorted(self._required & self._missing.keys()):
             reasons = "; ".join(f"{name}: {self._missing[name]}" for name in absent)
             raise pytest.UsageError(f"{REQUIRE} asks for what is missing: {reasons}")
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out files of a tier whose peer is missing: they may import what is not installed."""
+        if not collection_path.match("test_*.py") or not collection_path.is_relative_to(TESTS):
+            return None
+        tier = tier_of(collection_path)
+        for peer in sorted(TIERS[tier].peers & self._missing.keys()):
+            self._left_out[tier, f"{peer}: {self._missing[peer]}"] += 1
+            return True
+        return None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -196,9 +208,12 @@ class Tiers:
             if counts:
                 minutes = self._seconds[name] / 60
                 terminalreporter.write_line(f"{name:<10}{minutes:5.1f} min  {', '.join(counts)}")
-        for (name, reason), count in sorted(self._skipped.items()):
-            tests = "1 test" if count == 1 else f"{count} tests"
-            terminalreporter.write_line(f"SKIPPED tier {name}: {tests} ({reason})", yellow=True)
+        for what, skipped in (("file", self._left_out), ("test", self._skipped)):
+            for (name, reason), count in sorted(skipped.items()):
+                number = f"{count} {what}" + "s" * (count > 1)
+                terminalreporter.write_line(
+                    f"SKIPPED tier {name}: {number} ({reason})", yellow=True
+                )
 
 
 def skip_reason(report: pytest.TestReport) -> str:

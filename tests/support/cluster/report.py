@@ -16,21 +16,22 @@ def report(namespace: Client, logs: Path) -> str:
         logs: folder of the kubelet's logs.
     """
     lines: list[str] = []
-    try:
-        for resource in ("rephraseruns", "jobs", "pods"):
-            for found in namespace.list(resource):
-                lines.append(f"{resource}/{found['metadata']['name']}: {_status(found)}")
-        for event in namespace.list("events"):
-            about = event["involvedObject"]
-            lines.append(
-                f"event {about['kind']}/{about.get('name')}: {event['reason']}: {event['message']}"
-            )
-    except (Refused, *Unreachable) as trouble:
-        lines.append(f"(the rest cannot be read: {trouble})")
+    for resource in ("rephraseruns", "jobs", "pods", "events"):
+        try:
+            lines += [_line(resource, found) for found in namespace.list(resource)]
+        except (Refused, *Unreachable) as trouble:
+            lines.append(f"({resource} cannot be read: {trouble})")
     for file in sorted((logs / str(namespace.namespace)).glob("*/*.log")):
         lines.append(f"--- {file}")
         lines += file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
     return "\n".join(lines)
+
+
+def _line(resource: str, found: Object) -> str:
+    if resource == "events":
+        about = found["involvedObject"]
+        return f"event {about['kind']}/{about.get('name')}: {found['reason']}: {found['message']}"
+    return f"{resource}/{found['metadata']['name']}: {_status(found)}"
 
 
 def _status(found: Object) -> str:

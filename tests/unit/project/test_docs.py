@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from rephrase_api.errors import RephraseError
 from rephrase_runner.cli import app
+from support.tiers import TIERS
 
 ROOT = Path(__file__).parents[3]
 RUNNER = ROOT / "runner" / "rephrase_runner"
@@ -211,6 +212,13 @@ def test_every_make_target_is_explained_to_contributors() -> None:
     told = {cells[0] for cells in table(page("docs/contributing.md"), "Commands")}
 
     assert told == {f"make {target}" for target in targets()}
+
+
+def test_every_tier_is_explained_to_contributors_in_its_order() -> None:
+    rows = table(page("docs/contributing.md"), "Tests")
+    told = [(cells[0].split("/")[0], cells[3]) for cells in rows]
+
+    assert told == [(name, f"{tier.timeout_seconds} s") for name, tier in TIERS.items()]
 
 
 def test_every_module_of_the_runner_is_on_the_map() -> None:

@@ -1,6 +1,7 @@
 """The tiers themselves: a missing peer is told, and never passes for a test that ran."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,27 @@ import pytest
 
 from support.tiers import ROOT, TIERS, tier_of
 
-WITHOUT_S3 = "from support.tiers import PEERS\nPEERS['s3'] = lambda: 'not installed: weed'\n"
+WITHOUT = """
+from support.tiers import PEERS
+PEERS["s3"] = lambda: "not installed: weed"
+PEERS["engine"] = lambda: "not installed: vllm"
+"""
 
 
 def pytest_on_the_store_suite(plugins: Path, require: str) -> subprocess.CompletedProcess[str]:
-    """Runs one test of the store suite, which has three stores, on a machine without S3 servers."""
-    (plugins / "without_s3.py").write_text(WITHOUT_S3)
+    """Runs one test of it, which has three stores, and the engine tier, on a machine without peers."""
+    (plugins / "without.py").write_text(WITHOUT)
     paths = [str(plugins), str(ROOT / "tests")]
-    options = ["-p", "without_s3", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "probe"]
+    options = ["-p", "without", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "probe"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "tests/process/test_store_suite.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+            "tests/process/test_store_suite.py",
+            "tests/engine",
+        ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "REPHRASE_REQUIRE": require},
         capture_output=True,
@@ -32,11 +44,12 @@ def test_a_missing_peer_skips_its_tests_loudly_with_a_count(tmp_path: Path) -> N
 
     assert done.returncode == 0, done.stdout
     assert "SKIPPED tier process: 2 tests (s3: not installed: weed)" in done.stdout
+    assert re.search(r"SKIPPED tier engine: \d+ files \(engine: not installed: vllm\)", done.stdout)
     assert "1 passed, 2 skipped" in done.stdout.splitlines()[-1]
 
 
 def test_a_missing_peer_that_is_required_is_a_failure(tmp_path: Path) -> None:
-    done = pytest_on_the_store_suite(tmp_path, require="engine,s3")
+    done = pytest_on_the_store_suite(tmp_path, require="s3")
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "REPHRASE_REQUIRE asks for what is missing: s3: not installed: weed" in done.stderr

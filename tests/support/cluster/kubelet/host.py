@@ -110,6 +110,8 @@ class Host:
     def close(self) -> None:
         """Let what is under way come to its end."""
         self._threads.shutdown(cancel_futures=True)
+        for handler in self.log.handlers:
+            handler.close()
 
     def _send(self, client: Client, event: Object) -> None:
         try:

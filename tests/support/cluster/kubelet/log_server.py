@@ -59,6 +59,7 @@ class LogServer:
             return web.Response(status=404, text=f"no log of container {key[2]} in pod {key[1]}\n")
         follow = request.query.get("follow") == "true" and place == -1
         answer = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        answer.force_close()  # so that no connection is left to be closed at the end
         await answer.prepare(request)
         with files[place].open("rb") as log:
             log.seek(_start(log.read(), request.query.get("tailLines")))
