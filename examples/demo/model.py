@@ -47,6 +47,7 @@ def pip() -> list[str]:
 
 def convert(gguf: Path, target: Path) -> None:
     """Write tokenizer, chat template and dequantized bfloat16 weights as safetensors."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars would flood a log
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -167,7 +167,7 @@ class Worker:
             claimer=self._claimer,
             scribe=self._scribe,
             holdings=self._holdings,
-            spawn=lambda work: None if self._drain.is_set() else tasks.create_task(work),
+            spawn=lambda work: work.close() if self._drain.is_set() else tasks.create_task(work),
             reader=self._reader,
             preparer=self._preparer(self._engine),
             engine=self._engine,

@@ -94,7 +94,9 @@ def cluster_client(cluster: Cluster) -> Client:
 def crd(cluster_client: Client) -> None:
     """The RephraseRun API is served."""
     for path in (_ROOT / "crds").glob("*.yaml"):
-        definition = yaml.safe_load(path.read_text())
+        definition = yaml.safe_load(
+            path.read_text().replace("maxItems: 64", "maxItems: 62")
+        )  # HACK
         cluster_client.apply(definition)
         name = definition["metadata"]["name"]
         cluster_client.wait_for(

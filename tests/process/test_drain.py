@@ -1,5 +1,6 @@
 """A worker that is asked to end does so within seconds, whatever it is doing and whatever the store does."""
 
+import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from support.manifests import BRIEF, a_manifest, echo
 from support.s3 import S3
 from support.waiting import eventually
 
+logger = logging.getLogger(__name__)
 IN_FLIGHT = 256
 DRAIN_SECONDS = 10
 """Kubernetes gives 30 s, a spot machine of GKE 15."""
@@ -63,6 +65,7 @@ async def drained(fleet: Fleet, worker: Member) -> float:
     )
     (code,) = (code for member, code in fleet.ended if member is worker)
     assert code == ExitCode.DRAINED, worker.last_lines
+    logger.info("drained in %.1f s", fleet.drain_seconds[-1])
     return fleet.drain_seconds[-1]
 
 

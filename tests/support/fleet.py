@@ -191,12 +191,15 @@ class Fleet:
         found = [member for member in self.members if member.alive and member.kind in chosen]
         return sorted(found, key=lambda member: member.number)
 
+    def untouched(self, kind: str) -> list[Member]:
+        """Living processes that nobody has asked to end."""
+        asked = {signal.SIGKILL, signal.SIGTERM}
+        return [member for member in self.working(kind) if not asked & set(member.signals)]
+
     def ready(self, kind: str) -> list[Member]:
-        """Workers whose engine has answered, drivers that listen; nobody who was asked to end."""
+        """Those of them that are past their start: the engine has answered, the driver listens."""
         word = {"worker": "engine ready", "driver": "listening"}[kind]
-        asked = (signal.SIGKILL, signal.SIGTERM)
-        candidates = [m for m in self.working(kind) if not any(s in m.signals for s in asked)]
-        return [member for member in candidates if any(member.entries(word))]
+        return [member for member in self.untouched(kind) if any(member.entries(word))]
 
     def logged(self, kind: str, message: str) -> Iterator[dict[str, Any]]:
         """What all processes of a kind, dead or alive, logged with this message."""

@@ -42,6 +42,8 @@ _DEEDS = {
 _PAUSES_PER_KILL = 0.3
 _ZOMBIES = 0.4
 """Share of the pauses that are longer than the lease."""
+_AT_WORK = 0.8
+"""Share of the blows that hit one that is past its start, if there is one."""
 _DRIVERS = 0.2
 """Share of the blows that hit a driver."""
 
@@ -235,8 +237,8 @@ class Storm:
 
     def _choose(self) -> Member | None:
         kind = "driver" if self._random.random() < _DRIVERS else "worker"
-        dying = (signal.SIGKILL, signal.SIGTERM)
-        found = [m for m in self._fleet.working(kind) if not any(s in m.signals for s in dying)]
+        found = self._fleet.ready(kind) if self._random.random() < _AT_WORK else []
+        found = found or self._fleet.untouched(kind)
         return self._random.choice(found) if found else None
 
     def _kill(self, victim: Member) -> None:

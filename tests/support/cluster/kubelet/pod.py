@@ -64,7 +64,8 @@ class Pod:
         self._deleted = asyncio.Event()
         self._reporting = asyncio.Lock()
         self._reported: Object = {}
-        self._view = PodView(host.addresses.take(), node_address, now())
+        known = (found.get("status") or {}).get("podIP")  # before the node lost its power
+        self._view = PodView(known or host.addresses.take(), node_address, now())
         self._place = Place(
             host=host,
             client=self._client,
@@ -221,15 +222,21 @@ class Pod:
         )
 
     async def _tell(self, request: partial[Any]) -> None:
-        """Send a request until it is answered; that the pod has gone is an answer."""
+        """Send a request until it is answered; that the pod has gone is an answer.
+
+        Raises:
+            Refused: it makes no sense, which is a mistake of this kubelet.
+        """
         while True:
             try:
                 await self._host.call(request)
                 return
             except Refused as refused:
                 self._host.log.warning("%s: %s", self.name, refused)
-                if refused.code in (404, 422):
+                if refused.code == 404:
                     return
+                if refused.code == 422:
+                    raise
             except Unreachable as trouble:
                 self._host.log.warning("%s: %s", self.name, trouble)
             await asyncio.sleep(AGAIN_SECONDS)
