@@ -80,7 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if given and is_for_tests(Path(given)):
         yield Cluster(read_kubeconfig(Path(given), folder), Path(given))
         return
-    with ControlPlane(folder) as plane:
+    with ControlPlane(folder / "plane") as plane:
         yield Cluster(plane.access, plane.kubeconfig)
 
 
@@ -124,6 +124,13 @@ def kubelet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield kubelet
         kubelet.remove_node(steady)
         assert kubelet.errors == []
+
+
+@pytest.fixture
+def own_plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """A control plane that a test has to itself, whose programs it may kill and start anew."""
+    with ControlPlane(tmp_path / "plane") as plane:
+        yield plane
 
 
 @pytest.fixture

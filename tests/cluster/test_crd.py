@@ -2,14 +2,16 @@
 
 import copy
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from rephrase_api.semantic import MUTABLE, SEMANTIC
+from rephrase_api.semantic import SEMANTIC, declared
 from rephrase_api.v1alpha1 import RephraseRunSpec
 from rephrase_api.v1alpha1.rules import RULES
 from rephrase_api.v1alpha1.tree import leaves
@@ -24,6 +26,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 BAD = sorted((ROOT / "tests/golden/manifests").glob("*.in.yaml"))
 ANSWERS = ROOT / "tests/golden/refusals"
 FIELDS = ROOT / "tests/golden/every-field"
+Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 TAKEN = {
@@ -42,7 +45,7 @@ def answer(namespace: Client, text: str) -> str:
     try:
         namespace.try_yaml("rephraseruns", text)
     except Refused as refused:
-        causes = [f"  {cause.get('field')}: {cause['message']}" for cause in refused.causes]
+        causes = sorted(f"  {c.get('field')}: {c['message']}" for c in refused.causes)
         lines = [f"{refused.code} {refused.reason}", *causes] if causes else [str(refused)]
         return "\n".join(lines) + "\n"
     return "taken\n"
@@ -123,8 +126,12 @@ def test_laptop_and_api_server_blame_the_same_fields_in_the_same_words() -> None
         laptop = (ROOT / "tests/golden/manifests" / path.name).read_text()
         blamed = set(re.findall(r"^  (\S+): ", laptop, re.M))
         for field, message in re.findall(r"^  (spec\S*): (.*)$", path.read_text(), re.M):
-            # of a value that is there twice the API server names the place, the laptop the list
-            assert blamed & {field, re.sub(r"\[\d+\]$", "", field)}, (path.name, field)
+            # of a list the one may name the place and the other the whole
+            whole = re.sub(r"\[\d+\]$", "", field)
+            assert any(one in (field, whole) or one.startswith(f"{field}[") for one in blamed), (
+                path.name,
+                field,
+            )
             words = message.removeprefix("Invalid value: ")
             assert words not in rules or words.split(";")[0] in laptop, (path.name, words)
 
@@ -163,47 +170,72 @@ def every_field(prompt: str) -> Object:
 
 
 def edits(spec: Object) -> Iterator[tuple[str, Object]]:
-    """Every field of a spec with another value."""
+    """Every field of a spec, and the spec with another value there."""
     other = yaml.safe_load((FIELDS / "other.yaml").read_text())
     for leaf in leaves(RephraseRunSpec):
         edited = copy.deepcopy(spec)
-        try:
+        with suppress(KeyError):  # this spec has it not
             owner, key = owner_of(edited, leaf)
             owner[key]
-        except KeyError:  # this spec has it not
-            continue
-        owner[key] = owner_of(other, leaf)[0][key]
-        yield leaf, edited
+            owner[key] = owner_of(other, leaf)[0][key]
+            yield leaf, edited
+
+
+def omissions(spec: Object) -> Iterator[tuple[str, Object]]:
+    """Every semantic field of a spec, and the spec without it."""
+    for leaf in sorted(SEMANTIC):
+        edited = copy.deepcopy(spec)
+        with suppress(KeyError):
+            owner, key = owner_of(edited, leaf)
+            del owner[key]
+            yield leaf, edited
 
 
 @pytest.mark.parametrize("prompt", ["builtIn", "template", "templateFrom"])
 def test_what_identifies_a_run_cannot_be_changed_and_all_else_can(
     prompt: str, namespace: Client
 ) -> None:
-    manifest = a_manifest(prompt.lower()) | {"spec": every_field(prompt)}
-    run = namespace.create(manifest)
-    edited = dict(edits(manifest["spec"]))
+    spec = every_field(prompt)
+    run = namespace.create(a_manifest("a-run") | {"spec": spec})
+    told_before = {} if prompt == "builtIn" else dict(edits(every_field("builtIn")))
 
-    answers = {leaf: replaced(namespace, run, spec) for leaf, spec in edited.items()}
-
-    assert {leaf for leaf, said in answers.items() if said == "Forbidden"} == {
-        leaf for leaf in edited if leaf in SEMANTIC | {"managedBy"}
+    answers = {
+        leaf: replaced(namespace, run, edited)
+        for leaf, edited in edits(spec)
+        if leaf not in told_before
     }
-    assert {
-        leaf: said for leaf, said in answers.items() if said not in ("taken", "Forbidden")
-    } == {}
+
+    assert answers == {
+        leaf: "Forbidden" if leaf in SEMANTIC | {"managedBy"} else "taken" for leaf in answers
+    }
 
 
 def test_what_identifies_a_run_cannot_be_added_or_taken_away_either(namespace: Client) -> None:
-    full = a_manifest("full") | {"spec": every_field("builtIn")}
-    bare = a_manifest("bare")
-    required = {"source.uri", "prompts[].name", "prompts[].builtIn", "model.name", "output.uri"}
-    run = namespace.create(full)
-    less = dict(lacks(full["spec"]))
+    spec = every_field("builtIn")
+    run = namespace.create(a_manifest("full") | {"spec": spec})
+    needed, answers, expected = set(), {}, {}
 
-    answers = {leaf: replaced(namespace, run, spec) for leaf, spec in less.items()}
+    for number, (leaf, less) in enumerate(omissions(spec)):
+        try:
+            lacks = namespace.create(a_manifest(f"less-{number}") | {"spec": less})
+        except Refused:
+            needed.add(leaf)
+            continue
+        answers[leaf] = (replaced(namespace, run, less), replaced(namespace, lacks, spec))
+        # what has its default anyway may be written or not
+        expected[leaf] = ("Forbidden",) * 2 if semantic(less) != semantic(spec) else ("taken",) * 2
 
-    print(answers, bare, required)
+    assert answers == expected
+    assert len([leaf for leaf, said in expected.items() if "Forbidden" in said]) > 30
+    assert needed == {
+        *("source.uri", "prompts[].name", "prompts[].builtIn", "model.name", "output.uri"),
+        *("source.filters[].column", "source.filters[].operator", "source.filters[].values"),
+        "model.engine.type",  # of an engine with an endpoint
+    }
+
+
+def semantic(spec: Object) -> Object:
+    return declared(RephraseRunSpec.from_file(spec))
 
 
 def replaced(namespace: Client, run: Object, spec: Object) -> str:
@@ -278,3 +310,19 @@ def test_runs_are_found_by_their_phase(namespace: Client) -> None:
     found = namespace.list("rephraseruns", fields="status.phase=Failed")
 
     assert [run["metadata"]["name"] for run in found] == ["two"]
+
+
+# -- kubectl --------------------------------------------------------------------------------------
+
+
+def test_kubectl_takes_shows_explains_and_scales(kubectl: Kubectl, namespace: Client) -> None:
+    applied = kubectl("apply", "-f", str(ROOT / "examples/quickstart.yaml"))
+    scaled = kubectl("scale", "rr/quickstart", "--replicas=3")
+    shown = kubectl("get", "rephrase")
+    explained = kubectl("explain", "rr.spec.sampling.topP")
+
+    assert applied.stdout == "rephraserun.rephrase.io/quickstart created\n", applied.stderr
+    assert scaled.stdout == "rephraserun.rephrase.io/quickstart scaled\n", scaled.stderr
+    assert shown.stdout.split()[:3] == ["NAME", "PHASE", "PROGRESS"], shown.stderr
+    assert "FIELD: topP <number>" in explained.stdout, explained.stderr
+    assert namespace.get("rephraseruns", "quickstart")["spec"]["workers"]["max"] == 3

@@ -178,10 +178,17 @@ HOLES = (
     ),
     Hole(
         "A: a commit that nobody tells the driver of",
-        (Rule.FOUND_COMMITS_ARE_REPORTED,),
+        (Rule.FOUND_COMMITS_ARE_REPORTED, Rule.DRIVERS_LIST_WHEN_NOBODY_IS_LEFT),
         replace(_TWO, driver=True, crashes=1, successors=(False,)),
         DOOMED,
         5,
+    ),
+    Hole(
+        "A: a last heartbeat overwritten by a late one",
+        (Rule.DRIVERS_LIST_WHEN_NOBODY_IS_LEFT,),
+        replace(_ONE, driver=True, faults=1, spare_beats=1),
+        DOOMED,
+        10,
     ),
     Hole(
         "B: the manifest of a run that was deleted",

@@ -137,8 +137,11 @@ class Units:
     # -- a driver that reads heartbeats --
 
     def _watch(self, world: World, me: Driver) -> Moves:
-        beats = [world.store.get(name) for name in world.store.list("beat", 0)]
-        known = {*me.known, *(unit for beat in beats for unit in beat.committed)}
+        beats = {name[-1]: world.store.get(name) for name in world.store.list("beat", 0)}
+        known = {*me.known, *(unit for beat in beats.values() for unit in beat.committed)}
+        alive = [who for who, beat in beats.items() if beat.state != "gone"]
+        if world.dead.issuperset(alive) and Rule.DRIVERS_LIST_WHEN_NOBODY_IS_LEFT in self._rules:
+            known.update(name[-1] for name in world.store.list("commit", 0))
         yield Move("reads heartbeats", world, Driver(tuple(sorted(known))))
 
     # -- what must hold --

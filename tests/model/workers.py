@@ -128,7 +128,8 @@ class Workers(Claiming, Holding):
                 yield Move(f"drains; {ending}", said, successor, fair=False)
 
     def _leave(self, world: World, me: Worker) -> Moves:
-        after = world.put(self._beat_name(me), self._next_beat(me, "gone"), own=True)
+        ended = world._replace(dead=world.dead | {me.name})
+        after = ended.put(self._beat_name(me), self._next_beat(me, "gone"), own=True)
         yield Move("says goodbye", after, self.out(me, me.known))
 
     # -- heartbeats --

@@ -10,20 +10,28 @@ from support.manifests import echo
 from support.runs import small_keys, small_run
 from support.waiting import wait_until
 
-SLOW = {"model": echo(concurrency=64, latency=0.2)}
-"""Slow enough to be stopped in the middle of units; what is written is the same."""
+SLOW = {"model": echo(concurrency=32, latency=0.5)}
+"""A unit takes about two seconds; what is written is the same as at full speed."""
 
 
 def start(laptop: Laptop) -> Command:
     """A run whose two workers are in the middle of units."""
     command = laptop.start_run("--workers", "2")
-    wait_until(lambda: len(laptop.ledger("workers")) == 2, "both workers are at work", within=120)
+    laptop.wait_for_workers(2)
     laptop.wait_for_commits(3)
     return command
 
 
+def open_checkpoints(laptop: Laptop) -> set[int]:
+    """Units with checkpoints that are not committed yet."""
+    return {int(path.parent.name) for path in laptop.ledger("checkpoints")} - set(
+        laptop.committed()
+    )
+
+
 def assert_goes_on(laptop: Laptop, undisturbed: Laptop) -> None:
-    """Run again: what was saved is used, and the dataset is the undisturbed one."""
+    """Run again, at full speed: what was saved is used, and the dataset is the undisturbed one."""
+    small_run(laptop)
     ended = laptop.run("--workers", "2")
 
     assert ended.code == 0, ended.said
@@ -63,6 +71,7 @@ def test_a_second_interrupt_ends_it_at_once_and_nothing_committed_is_lost(
 ) -> None:
     small_run(laptop, **SLOW)
     command = start(laptop)
+    wait_until(lambda: open_checkpoints(laptop), "a unit that is not done has a checkpoint")
     for worker in laptop.processes("worker"):
         worker.signal(signal.SIGSTOP)  # they cannot drain now
 

@@ -134,6 +134,7 @@ def test_a_commit_that_its_worker_had_no_time_to_report_is_published_too(
 def test_workers_and_driver_end_by_themselves_when_rephrase_run_is_killed(laptop: Laptop) -> None:
     small_run(laptop, **SLOW)
     laptop.start_run("--workers", "2")
+    laptop.wait_for_workers(2)
     laptop.wait_for_commits(2)
 
     laptop.processes("run")[0].signal(signal.SIGKILL)

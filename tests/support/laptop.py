@@ -198,6 +198,12 @@ class Laptop:
         """Units that have a commit."""
         return [int(path.stem) for path in self.ledger("commits")]
 
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many workers are at work: each has sent a heartbeat."""
+        wait_until(
+            lambda: len(self.ledger("workers")) >= count, f"{count} workers beat", within=120
+        )
+
     def wait_for_commits(self, count: int) -> None:
         """Wait until so many units are committed."""
         wait_until(

@@ -288,7 +288,7 @@ class Storm:
             kills = sum(n for name, n in self.figures.blows.items() if "STOP" not in name)
             ahead = await self._fleet.committed_share() - 0.7 * kills / self._kills
             self._speed = even * (
-                3 if ahead < -0.1 else 1 if ahead < 0 else 0.3 if ahead < 0.1 else 0.1
+                6 if ahead < -0.1 else 1 if ahead < 0 else 0.3 if ahead < 0.1 else 0.1
             )
             await asyncio.sleep(0.5)
 

@@ -32,10 +32,12 @@ class Tier:
     Attributes:
         timeout_seconds: of each test that names none itself; a hang is a failure.
         peers: what all its tests need.
+        full: all its tests belong to `make test-full`.
     """
 
     timeout_seconds: int
     peers: frozenset[str] = frozenset()
+    full: bool = False
 
 
 TIERS = {
@@ -46,7 +48,8 @@ TIERS = {
     "wire": Tier(60),
     "process": Tier(300),
     "engine": Tier(600, frozenset({"engine"})),
-    "cluster": Tier(600, frozenset({"cluster"})),
+    # until there is an operator, what it would find out about our code is not worth its build in every run
+    "cluster": Tier(600, frozenset({"cluster"}), full=True),
 }
 """In the order they run in: what is quick and needs nothing comes first."""
 
@@ -82,11 +85,17 @@ def nodes_missing() -> str:
     return "" if os.geteuid() == 0 else "pods run as processes for root only"
 
 
+def kubectl_missing() -> str:
+    """Why kubectl cannot be run, empty if it can."""
+    return "" if shutil.which("kubectl") else "not on PATH: kubectl"
+
+
 PEERS: dict[str, Callable[[], str]] = {
     "engine": engine_missing,
     "s3": s3_missing,
     "cluster": cluster_missing,
     "nodes": nodes_missing,
+    "kubectl": kubectl_missing,
 }
 """What tests may need, and why it is not there."""
 _FIXTURES = {
@@ -95,6 +104,7 @@ _FIXTURES = {
     "seaweedfs": "s3",
     "moto_server": "s3",
     "kubelet": "nodes",
+    "kubectl": "kubectl",
 }
 """Fixtures that need a peer."""
 
@@ -166,6 +176,8 @@ class Tiers:
             name = tier_of(item.path)
             item.stash[_tier] = self._tiers[item.nodeid] = name
             item.stash[_needs] = needs = peers_of(item)
+            if TIERS[name].full:
+                item.add_marker(pytest.mark.full)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TIERS[name].timeout_seconds))
             for peer in sorted(needs & self._missing.keys()):
