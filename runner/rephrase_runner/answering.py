@@ -65,6 +65,10 @@ class Answerer:
         retry_seconds: float,
     ) -> None:
         self.slots = Slots(engine.max_in_flight)
+        self.asked = 0
+        """Requests that the engine has now; one that waits for its next attempt is not among them."""
+        self.answers = 0
+        """Grows with every outcome, failures too: a sign of life of the engine."""
         self._engine = engine
         self._preparer = preparer
         self._vitals = vitals
@@ -89,11 +93,15 @@ class Answerer:
         """
         waiting: Sequence[Asked] = prepared.requests
         open_slots = len(waiting)
+        unanswered = 0
         failed: list[Asked] = []
 
         def deliver(index: int, outcome: Completion | RequestFailed) -> None:
-            nonlocal open_slots
+            nonlocal open_slots, unanswered
             asked = waiting[index]
+            unanswered -= 1
+            self.asked -= 1
+            self.answers += 1
             if isinstance(outcome, RequestFailed) and outcome.retryable and attempt < last:
                 failed.append(asked)
                 return
@@ -105,12 +113,15 @@ class Answerer:
         try:
             for attempt in range(1, last + 1):
                 failed = []
+                unanswered = len(waiting)
+                self.asked += unanswered
                 await self._engine.generate([asked.request for asked in waiting], deliver)
                 if not failed:
                     return
                 await asyncio.sleep(self._retry_seconds * 2 ** (attempt - 1))
                 waiting = [_again(asked, attempt) for asked in failed]
         finally:
+            self.asked -= unanswered
             self.slots.give(open_slots)
 
     def _sample(

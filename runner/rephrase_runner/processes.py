@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from rephrase_api import logs
 from rephrase_api.errors import (
     Drained,
+    EngineFailed,
     ExitCode,
     LedgerDamaged,
     RephraseError,
@@ -29,7 +30,7 @@ from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
 from rephrase_runner import driver, engines, health, spot_notice
 from rephrase_runner.columns import schema_from_text
-from rephrase_runner.engines.base import Engine, Request, Sampling
+from rephrase_runner.engines.base import Engine, EngineDead, Request, Sampling
 from rephrase_runner.job import Job, Pace
 from rephrase_runner.ledger import Ledger, read_spec
 from rephrase_runner.preflight import Mounted, engine_settings
@@ -213,7 +214,7 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     async def build() -> Engine:
         started = loop.time()
         engine = await _load(settings)
-        await _warm_up(engine, compiled(engine))
+        await _warm_up(engine, compiled(engine), patience_seconds=launch.hang_seconds)
         logger.info("engine ready", extra={"seconds": round(loop.time() - started, 1)})
         return engine
 
@@ -311,10 +312,25 @@ async def _load(settings: engines.EngineSettings) -> Engine:
     return await building
 
 
-async def _warm_up(engine: Engine, prompts: Sequence[CompiledPrompt]) -> None:
-    """Claim nothing before the engine has answered: one that cannot never touches the ledger."""
+async def _warm_up(
+    engine: Engine, prompts: Sequence[CompiledPrompt], *, patience_seconds: float
+) -> None:
+    """Claim nothing before the engine has answered: one that cannot never touches the ledger.
+
+    Raises:
+        EngineFailed: it died or hung over its first request.
+    """
     ids, _ = prompts[0].around(engine.tokenizer.encode("Warm-up."), 8)
-    await engine.generate([Request(ids, Sampling(max_tokens=1))], lambda _index, _outcome: None)
+    request = Request(ids, Sampling(max_tokens=1))
+    try:
+        async with asyncio.timeout(patience_seconds):
+            await engine.generate([request], lambda _index, _outcome: None)
+    except (EngineDead, TimeoutError) as error:
+        await asyncio.to_thread(engine.close)
+        raise EngineFailed(
+            f"the engine did not answer its first request: {str(error) or 'it hangs'}",
+            remedy="See its log above; try other engine arguments.",
+        ) from error
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -150,12 +150,13 @@ class Shift:
                 await self._ended.wait()
 
     async def _watch_engine(self) -> None:
-        """An engine that makes no progress with requests in flight hangs."""
-        steps, since = self._engine.steps, self._clock()
+        """An engine that has requests and neither makes progress nor answers any hangs."""
+        signs, since = (0, 0), self._clock()
         while True:
             await asyncio.sleep(self._pace.hang / 8)
-            if self._engine.steps != steps or self.answerer.slots.taken == 0:
-                steps, since = self._engine.steps, self._clock()
+            seen = self._engine.steps, self.answerer.answers
+            if seen != signs or self.answerer.asked == 0:
+                signs, since = seen, self._clock()
             elif self._clock() - since > self._pace.hang:
                 raise EngineDead("hang", f"no progress for {self._pace.hang:.0f} s")
 

@@ -559,6 +559,12 @@ def _remote_store(
 ) -> AnyStore:
     parts = urlsplit(uri)
     prefix = parts.path.strip("/") or None
+    if options.endpoint.startswith("http://") and not options.allow_http:
+        raise InvalidSpec(
+            "an endpoint without TLS must be allowed",
+            where=options.endpoint,
+            remedy="Set allowHTTP: true beside it (--allow-http), or use https://.",
+        )
     retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=retry_seconds)}
     client: Any = {"timeout": timedelta(seconds=timeout_seconds), "allow_http": options.allow_http}
     config: dict[str, Any] = _credentials(options.credentials) if options.credentials else {}

@@ -49,13 +49,12 @@ class Cluster:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Build the control plane before the first test that needs it, when no time limit runs yet."""
-    if _HERE in item.path.parents and "cluster" in getattr(item, "fixturenames", ()):
-        skipped = any(True for _ in item.iter_markers("skip"))
-        if not skipped and not is_built():
-            reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-            if reporter is not None:
-                reporter.write_line("\nbuilding the control plane, about 6 minutes, this once ...")
-            binary()
+    skipped = item.get_closest_marker("skip") is not None
+    if _HERE in item.path.parents and not skipped and not is_built():
+        reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("\nbuilding the control plane, about 6 minutes, this once ...")
+        binary()
     return (yield)
 
 

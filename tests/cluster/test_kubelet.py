@@ -10,6 +10,7 @@ from support.cluster.client import Client
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
 from support.cluster.wire import Object, Refused
+from support.manifests import a_manifest
 from support.waiting import wait_until
 
 SHM = "/dev/shm"  # noqa: S108 - of a pod
@@ -285,6 +286,36 @@ except urllib.error.HTTPError as error:
     assert f'\\"{account}\\" cannot list resource \\"pods\\"' in told
 
 
+def test_a_whole_run_fits_into_a_pod(
+    namespace: Client, add_node: AddNode, kubelet: Kubelet
+) -> None:
+    add_node()
+    documents = "".join(json.dumps({"id": str(n), "text": f"Text {n}."}) + "\n" for n in range(20))
+    manifest = a_manifest(
+        "in-a-pod", source={"uri": "/in/documents.jsonl", "columns": {"keep": None}}
+    )
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "in"}}
+    namespace.create(
+        config | {"data": {"run.yaml": json.dumps(manifest), "documents.jsonl": documents}}
+    )
+    container = a_container(
+        ["rephrase", "run", "/in/run.yaml"],
+        workingDir="/data",
+        env=[{"name": "XDG_STATE_HOME", "value": "/data/state"}],
+        volumeMounts=[{"name": name, "mountPath": f"/{name}"} for name in ("in", "data", "tmp")],
+    )
+    volumes = [
+        {"name": "in", "configMap": {"name": "in"}},
+        {"name": "data", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+    namespace.create(a_pod("runs", container, volumes=volumes))
+
+    pod = namespace.wait_for("pods", "runs", ended, "the run ends", within=120)
+    assert pod["status"]["phase"] == "Succeeded", said(kubelet, namespace, "runs")
+
+
 def test_kubectl_shows_logs(namespace: Client, add_node: AddNode, kubectl: Kubectl) -> None:
     add_node()
     run(namespace, a_pod("talks", a_container(shell("echo one; echo two; echo three"))))
@@ -358,6 +389,16 @@ def test_a_gpu_belongs_to_one_pod_at_a_time(namespace: Client, add_node: AddNode
     assert first["spec"]["nodeName"] == node.name
     assert "Insufficient nvidia.com/gpu" in condition(second, "PodScheduled")["message"]
     namespace.wait_for("pods", "second", ended, "it runs when the GPU is free")
+
+
+def test_what_this_kubelet_cannot_do_is_refused(namespace: Client, add_node: AddNode) -> None:
+    add_node()
+    hook = {"preStop": {"exec": {"command": ["true"]}}}
+
+    pod = run(namespace, a_pod("hooked", a_container(shell("true"), lifecycle=hook)))
+
+    assert pod["status"]["reason"] == "UnsupportedByProcessKubelet"
+    assert pod["status"]["message"] == "not supported: containers.lifecycle"
 
 
 def test_pod_security_is_enforced(namespace: Client) -> None:

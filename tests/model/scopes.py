@@ -188,7 +188,7 @@ HOLES = (
         (Rule.DRIVERS_LIST_WHEN_NOBODY_IS_LEFT,),
         replace(_ONE, driver=True, faults=1, spare_beats=1),
         DOOMED,
-        10,
+        9,
     ),
     Hole(
         "B: the manifest of a run that was deleted",

@@ -170,4 +170,5 @@ class Workers(Claiming, Holding):
         yield Move(f"beat {beat.number} arrives", after, landed)
         if world.faults:
             late = world.late(Pending(self._beat_name(me), beat, own=True))
-            yield Move(f"beat {beat.number}: no answer, on its way", late, landed, fair=False)
+            unheard = landed._replace(told=None)  # so the next one is due
+            yield Move(f"beat {beat.number}: no answer, on its way", late, unheard, fair=False)

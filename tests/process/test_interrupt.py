@@ -49,7 +49,7 @@ def test_an_interrupted_run_saves_what_is_finished_and_goes_on_from_there_at_onc
     small_run(
         laptop,
         **SLOW,
-        durability={"heartbeatSeconds": 60, "leaseSeconds": 600, "checkpointSeconds": 600},
+        durability={"leaseSeconds": 600, "checkpointSeconds": 600},
     )
     command = start(laptop)
 
@@ -88,7 +88,7 @@ def test_a_second_interrupt_ends_it_at_once_and_nothing_committed_is_lost(
 def test_a_worker_that_is_told_to_stop_drains_and_is_started_again(
     laptop: Laptop, undisturbed: Laptop
 ) -> None:
-    small_run(laptop, **SLOW)
+    small_run(laptop, model=echo(concurrency=64, latency=0.2))
     command = start(laptop)
 
     laptop.processes("worker")[0].signal(signal.SIGTERM)

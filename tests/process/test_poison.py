@@ -199,3 +199,32 @@ def test_a_run_whose_documents_all_kill_the_engine_stops_and_says_why(laptop: La
     assert "FailureLimit" in stopped.err
     deaths = list(laptop.log("worker-0", "engine died"))
     assert len(deaths) <= most_deaths(12, CONCURRENCY), "it was rebuilt on and on"
+
+
+async def test_a_failing_document_that_waits_for_its_next_attempt_is_no_hang(
+    laptop: Laptop,
+) -> None:
+    poison = Poison(failers=[18, 19])
+    poisoned_run(laptop, 20, poison, unit=20)
+    async with Fleet(laptop, clocks={**CLOCKS, "hang_seconds": 0.6}) as fleet:
+        code = await fleet.end(within=60)
+
+    assert code is ExitCode.OK
+    assert engine_deaths(fleet) == 0
+    assert reasons(laptop) == poison.reasons
+
+
+@pytest.mark.parametrize("flag", ["--die-on", "--hang-on"])
+async def test_an_engine_that_does_not_answer_its_first_request_touches_no_unit(
+    laptop: Laptop, flag: str
+) -> None:
+    poisoned_run(laptop, 20, Poison(), unit=20, model=echo(f"{flag}=Shorten"))
+    async with Fleet(laptop, clocks=CLOCKS, tolerated=[ExitCode.ENGINE]) as fleet:
+        await eventually(lambda: [1 for m, _ in fleet.ended if m.kind == "worker"], "it ends")
+
+    (worker, code), *_ = ((m, code) for m, code in fleet.ended if m.kind == "worker")
+    assert code == ExitCode.ENGINE
+    (said,) = worker.entries("exit")
+    assert said["reason"] == "EngineFailed"
+    assert "did not answer its first request" in said["error"]
+    assert laptop.ledger("claims") == laptop.ledger("workers") == []

@@ -5,6 +5,7 @@ it came, which is what the server checks the signature against. All requests are
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -60,13 +61,26 @@ ROUGH = {
 """A store on a bad day: one request in ten is troubled, not counting delays."""
 
 
-def stormy(seed: int, chances: Mapping[Trouble, float] = ROUGH) -> Weather:
-    """Trouble at random, each kind with its chance; only puts come late."""
+OUTAGE = 0.0007
+"""Chance of a request to be the first of an outage: then nothing is carried out for some seconds."""
+_OUTAGE_SECONDS = (4.0, 10.0)
+
+
+def stormy(
+    seed: int, chances: Mapping[Trouble, float] = ROUGH, *, outage: float = OUTAGE
+) -> Weather:
+    """Trouble at random, each kind with its chance, and outages; only puts come late."""
     random = Random(seed)  # noqa: S311 - no secret
     troubles = list(chances)
     bounds = [sum(list(chances.values())[: place + 1]) for place in range(len(troubles))]
+    back_at = 0.0
 
     def next_trouble(verb: str, _name: str) -> Trouble | None:
+        nonlocal back_at
+        if random.random() < outage:
+            back_at = time.monotonic() + random.uniform(*_OUTAGE_SECONDS)
+        if time.monotonic() < back_at:
+            return random.choice((Trouble.CUT, Trouble.REFUSE_503))
         drawn = random.random()
         found = next((t for t, bound in zip(troubles, bounds, strict=True) if drawn < bound), None)
         return Trouble.LOSE if found is Trouble.LATE and verb != "PUT" else found

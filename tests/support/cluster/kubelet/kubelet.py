@@ -23,6 +23,7 @@ import urllib3
 from support.cluster.client import Client
 from support.cluster.kubelet.addresses import Addresses
 from support.cluster.kubelet.host import Host, image_environment
+from support.cluster.kubelet.limits import REASON, unsupported
 from support.cluster.kubelet.log_server import LogServer
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.kubelet.pod import Pod
@@ -208,6 +209,8 @@ class Kubelet:
             self._pods[uid][0].update(found)
             return
         pod = Pod(found, self.host, node.address, node.shape.capacity)
+        if lacking := unsupported(found["spec"]):
+            node.rejections.insert(0, (REASON, f"not supported: {', '.join(lacking)}"))
         life = pod.reject(*node.rejections.pop(0)) if node.rejections else pod.live()
         task = self._loop.create_task(life, name=pod.name)
         task.add_done_callback(self._ended)

@@ -72,8 +72,10 @@ def _become(spec: dict[str, Any]) -> None:
     os.chdir(spec["workingDir"])
     _become_user(spec)
     _reset_signals()
-    program = spec["argv"][0]
-    os.execvpe(program, spec["argv"], spec["env"])  # noqa: S606 - this is the container's program
+    try:
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - the container's program
+    except OSError as error:
+        raise OSError(error.errno, f"exec: {error.strerror}", spec["argv"][0]) from error
 
 
 def _make_root(spec: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
@@ -14,6 +15,7 @@ from support.cluster.wire import STRATEGIC, Object, Refused, Unreachable
 
 T = TypeVar("T")
 _BEAT_SECONDS = 2.0
+_WELCOME_SECONDS, _POLL_SECONDS = 10.0, 0.05
 _LEASES = "kube-node-lease"
 
 
@@ -138,6 +140,7 @@ class Node:
     async def power_on(self) -> None:
         """See `boot`."""
         await self._register()
+        await self._welcomed()
         self.powered = True
         self._heart = asyncio.create_task(self._beat())
         await self._fleet.take_up(self)
@@ -171,6 +174,17 @@ class Node:
             await self._host.call(partial(client.create, self._manifest()))
         await self._host.call(self._patch_status)
         await self._host.call(self._renew)
+
+    async def _welcomed(self) -> None:
+        """Wait until the controllers have seen that it is Ready, so that pods can be put on it."""
+        with suppress(TimeoutError):  # they may be down
+            async with asyncio.timeout(_WELCOME_SECONDS):
+                while await self._host.call(self._is_tainted):
+                    await asyncio.sleep(_POLL_SECONDS)
+
+    def _is_tainted(self) -> bool:
+        taints = self._host.client.get("nodes", self.name)["spec"].get("taints") or []
+        return any(taint["key"] == "node.kubernetes.io/not-ready" for taint in taints)
 
     def _manifest(self) -> Object:
         well_known = {

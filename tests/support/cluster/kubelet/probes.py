@@ -1,4 +1,4 @@
-"""Probes of a container: HTTP and TCP against the pod's own address. Others count as passed."""
+"""Probes of a container: HTTP and TCP against the pod's own address."""
 
 import asyncio
 from collections.abc import Callable
@@ -70,9 +70,7 @@ async def _until(
 
 
 def _passes(probe: Object, container: Object, address: str) -> bool:
-    target = probe.get("httpGet") or probe.get("tcpSocket")
-    if target is None:
-        return True
+    target = probe.get("httpGet") or probe["tcpSocket"]
     host, port = target.get("host") or address, _port(target["port"], container)
     seconds = float(probe.get("timeoutSeconds", 1))
     connect = urllib3.HTTPConnectionPool(host, port, timeout=seconds, retries=False)
