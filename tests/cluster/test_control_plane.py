@@ -13,6 +13,7 @@ from support.cluster.builders import a_container, a_namespace, a_pod, holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
 from support.cluster.kubelet.kubelet import Kubelet
+from support.cluster.processes import alive
 from support.cluster.wire import Refused, Unreachable
 from support.tiers import ROOT
 from support.waiting import wait_until
@@ -28,11 +29,6 @@ UP = [sys.executable, "-m", "support.cluster.up"]
 
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT / "tests")}
-
-
-def alive(mark: str) -> bool:
-    """Whether a process has this in its command line."""
-    return subprocess.run(["pgrep", "-f", mark], capture_output=True, check=False).returncode == 0
 
 
 # -- who may use it -------------------------------------------------------------------------------

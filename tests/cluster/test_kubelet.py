@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
 
 from support.cluster.builders import a_container, a_job, a_pod, condition, holds
 from support.cluster.client import Client
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
+from support.cluster.processes import alive
 from support.cluster.wire import Object, Refused
 from support.manifests import a_manifest
 from support.waiting import wait_until
@@ -286,34 +290,22 @@ except urllib.error.HTTPError as error:
     assert f'\\"{account}\\" cannot list resource \\"pods\\"' in told
 
 
-def test_a_whole_run_fits_into_a_pod(
+def test_our_own_commands_run_in_a_pod(
     namespace: Client, add_node: AddNode, kubelet: Kubelet
 ) -> None:
     add_node()
-    documents = "".join(json.dumps({"id": str(n), "text": f"Text {n}."}) + "\n" for n in range(20))
-    manifest = a_manifest(
-        "in-a-pod", source={"uri": "/in/documents.jsonl", "columns": {"keep": None}}
-    )
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "in"}}
-    namespace.create(
-        config | {"data": {"run.yaml": json.dumps(manifest), "documents.jsonl": documents}}
-    )
+    namespace.create(config | {"data": {"run.yaml": json.dumps(a_manifest("in-a-pod"))}})
     container = a_container(
-        ["rephrase", "run", "/in/run.yaml"],
-        workingDir="/data",
-        env=[{"name": "XDG_STATE_HOME", "value": "/data/state"}],
-        volumeMounts=[{"name": name, "mountPath": f"/{name}"} for name in ("in", "data", "tmp")],
+        ["rephrase", "validate", "/in/run.yaml"], volumeMounts=[{"name": "in", "mountPath": "/in"}]
     )
-    volumes = [
-        {"name": "in", "configMap": {"name": "in"}},
-        {"name": "data", "emptyDir": {}},
-        {"name": "tmp", "emptyDir": {}},
-    ]
 
-    namespace.create(a_pod("runs", container, volumes=volumes))
+    pod = run(
+        namespace,
+        a_pod("validates", container, volumes=[{"name": "in", "configMap": {"name": "in"}}]),
+    )
 
-    pod = namespace.wait_for("pods", "runs", ended, "the run ends", within=120)
-    assert pod["status"]["phase"] == "Succeeded", said(kubelet, namespace, "runs")
+    assert pod["status"]["phase"] == "Succeeded", said(kubelet, namespace, "validates")
 
 
 def test_kubectl_shows_logs(namespace: Client, add_node: AddNode, kubectl: Kubectl) -> None:
@@ -345,6 +337,19 @@ def test_an_image_that_cannot_be_pulled_keeps_the_pod_pending(
     namespace.wait_for("pods", "typo", ended, "it runs once the image is there")
 
 
+def test_an_image_may_take_its_time(
+    namespace: Client, add_node: AddNode, kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_node()
+    monkeypatch.setattr(kubelet.host, "pull_seconds", 1.5)
+
+    pod = run(namespace, a_pod("slow", a_container(shell("true"))))
+
+    (status,) = pod["status"]["containerStatuses"]
+    started = datetime.fromisoformat(status["state"]["terminated"]["startedAt"])
+    assert started - datetime.fromisoformat(pod["status"]["startTime"]) >= timedelta(seconds=1)
+
+
 def test_a_program_that_is_not_there_is_a_start_error(namespace: Client, add_node: AddNode) -> None:
     add_node()
 
@@ -368,14 +373,15 @@ def test_a_container_is_not_run_as_root_against_its_will(
     namespace.wait_for("pods", "root", lambda pod: waiting(pod) == bad, "it is refused")
 
 
-def test_a_gpu_belongs_to_one_pod_at_a_time(namespace: Client, add_node: AddNode) -> None:
+def test_a_gpu_belongs_to_one_pod_at_a_time(
+    namespace: Client, add_node: AddNode, kubelet: Kubelet
+) -> None:
     node = add_node(gpus=1, taints=["nvidia.com/gpu=present:NoSchedule"])
     tolerates = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
     keeps, ends = a_container(python(ENDS_ON_SIGTERM), **gpu), a_container(shell("true"), **gpu)
 
-    namespace.create(a_pod("first", keeps, tolerations=tolerates))
-    first = namespace.wait_for("pods", "first", ready, "it is ready")
+    first = start(kubelet, namespace, a_pod("first", keeps, tolerations=tolerates))
     namespace.create(a_pod("second", ends, tolerations=tolerates))
     unschedulable = {"status": "False", "reason": "Unschedulable"}
     second = namespace.wait_for(
@@ -457,7 +463,7 @@ def test_nothing_of_a_container_outlives_its_first_process(
 
     run(namespace, a_pod("parent", a_container(python(code))))
 
-    assert subprocess.run(["pgrep", "-f", f"^sh .*{mark}"], check=False).returncode == 1
+    assert not alive(mark)
 
 
 def test_a_container_that_exceeds_its_memory_is_oom_killed(

@@ -123,6 +123,7 @@ class ControlPlane:
     def __exit__(self, *_: object) -> None:
         for program in reversed(self.programs):
             program.kill()
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)  # large, and of no use to anybody
 
     def wait_until_ready(self) -> None:
         """Wait until the API server serves all it has.

@@ -2,8 +2,8 @@
 
 import socket
 
-_PORT = 10250
-"""Where kubelets serve logs. Whoever listens there on 127.x.0.1 owns 127.x.*."""
+_PORT = 11250
+"""Where kubelets serve logs; a real one would take 10250. Whoever listens on 127.x.0.1 owns 127.x.*."""
 
 
 class Addresses:

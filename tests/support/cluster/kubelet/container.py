@@ -156,9 +156,10 @@ class Running:
         except asyncio.CancelledError:
             running.kill()
             raise
-        pid, _, trouble = told.partition("\n")
-        running.pid = int(pid or 0)
-        if trouble or not pid:
+        lines = told.splitlines()
+        running.pid = next((int(line) for line in lines if line.isdecimal()), 0)
+        trouble = " ".join(line for line in lines if not line.isdecimal())
+        if trouble or not running.pid:
             await running.ended()
             raise NotStarted(trouble or files.log.read_text(errors="replace")[-1000:])
         return running

@@ -1,9 +1,10 @@
 """Program that becomes one container: a process tree in namespaces of its own, over a view of this machine.
 
-`python launcher.py SPEC STATUS_FD`: SPEC is a JSON file (`container.Spec`). It writes the process id of the
-container to STATUS_FD, and after it, if the container cannot be started, why. STATUS_FD is closed when the
-container's own program runs. The launcher lives exactly as long as the container: it passes SIGTERM on, turns
-SIGUSR1 into SIGKILL, and exits as the container did. If it is killed, so is the container.
+`python launcher.py SPEC STATUS_FD`: SPEC is a JSON file (`container.Spec`). It writes a line with the
+process id of the container to STATUS_FD and, if the container cannot be started, another that says why.
+STATUS_FD is closed when the container's own program runs. The launcher lives exactly as long as the
+container: it passes SIGTERM on, turns SIGUSR1 into SIGKILL, and exits as the container did. If it is killed,
+so is the container.
 
 What the container sees: `/` of this machine through an overlay whose changes vanish with it, its volumes,
 a `/dev` with the usual devices, `/proc` with its own processes; its program is process 1, so that SIGTERM
@@ -43,7 +44,7 @@ def main() -> int:
             _become(spec)
         except BaseException as error:  # noqa: BLE001 - told to the kubelet, whatever it is
             with suppress(OSError):
-                os.write(status, f"{type(error).__name__}: {error}".encode())
+                os.write(status, f"{type(error).__name__}: {error}\n".encode())
         os._exit(128)
 
     def pass_on(number: int, _: FrameType | None) -> None:

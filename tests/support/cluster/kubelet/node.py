@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
@@ -15,7 +14,7 @@ from support.cluster.wire import STRATEGIC, Object, Refused, Unreachable
 
 T = TypeVar("T")
 _BEAT_SECONDS = 2.0
-_WELCOME_SECONDS, _POLL_SECONDS = 10.0, 0.05
+_WELCOME_SECONDS, _WELCOME_TRIES = 10.0, 200
 _LEASES = "kube-node-lease"
 
 
@@ -177,10 +176,10 @@ class Node:
 
     async def _welcomed(self) -> None:
         """Wait until the controllers have seen that it is Ready, so that pods can be put on it."""
-        with suppress(TimeoutError):  # they may be down
-            async with asyncio.timeout(_WELCOME_SECONDS):
-                while await self._host.call(self._is_tainted):
-                    await asyncio.sleep(_POLL_SECONDS)
+        for _ in range(_WELCOME_TRIES):  # they may be down
+            if not await self._host.call(self._is_tainted):
+                return
+            await asyncio.sleep(_WELCOME_SECONDS / _WELCOME_TRIES)
 
     def _is_tainted(self) -> bool:
         taints = self._host.client.get("nodes", self.name)["spec"].get("taints") or []
