@@ -61,6 +61,7 @@ class Claimer:
         self._refresh = refresh_seconds
         self._mine: dict[int, int] = {}
         self._looks: dict[int, Look] = {}
+        self._gaps = 0
         self._refreshed_at: float | None = None
         self._listed_at: float | None = None
         self._lost = 0
@@ -132,6 +133,11 @@ class Claimer:
 
     async def _consider(self, unit: int, heartbeats: dict[str, Seen | None]) -> Claimed | None:
         """Take the unit over if its holder let it go or is dead."""
+        if (
+            self._heart.gaps != self._gaps
+        ):  # a look from before an outage is no first look (hole 18)
+            self._gaps = self._heart.gaps
+            self._looks.clear()
         if await self._ledger.read_commit(unit) is not None:
             self._found_commit(unit)
             return None
@@ -224,5 +230,6 @@ class Claimer:
             return  # a listing of a large run is thousands of requests: not at every look
         self._listed_at = now
         for unit in await self._ledger.committed_units():
-            self.board.commit(unit, unit + 1)
+            if not self.board.is_committed(unit):
+                self._found_commit(unit)
         self.board.free_all_taken([*await self._ledger.claimed_units(), *self._mine])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from rephrase_api import progress as api
-from rephrase_api.errors import FailureLimit, LedgerDamaged, first_cause
+from rephrase_api.errors import FailureLimit, LedgerDamaged, SpecMismatch, first_cause
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRunSpec
 from rephrase_runner import card, ledger, parts, preflight, records
@@ -166,15 +166,44 @@ class Driver:
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from errors
         await watch.look(asyncio.get_running_loop().time(), everything=True)
+        await self._check_output(book, publisher)
         manifest = self._manifest(watch, spec, publisher)
         await book.write_manifest(manifest)
         written = await book.manifest() or manifest
         await self._finish_up(book.store, written)
         return written
 
+    async def _check_output(self, book: Ledger, publisher: Publisher) -> None:
+        """The output is still this run's, and nothing is in it that the run has not published.
+
+        Raises:
+            SpecMismatch: it was deleted and given to another run meanwhile.
+            LedgerDamaged: there are files of others beside ours (ledger, invariant 6).
+        """
+        await self._check_run(book)
+        ours = {file.path for file in publisher.files}
+        listed = [*await book.store.list("data"), *await book.store.list("dead_letter")]
+        strays = [meta.name for meta in listed if meta.name not in ours]
+        if strays:
+            raise LedgerDamaged(
+                f"files that this run has not written: {', '.join(strays[:5])}",
+                where=book.store.uri,
+                remedy="Move them away and run again.",
+            )
+
+    async def _check_run(self, book: Ledger) -> None:
+        spec = await ledger.read_spec(book.store)
+        if spec is None or spec.run != book.run:
+            raise SpecMismatch(
+                "this output was deleted or given to another run",
+                where=book.store.uri,
+                remedy="Nothing is to be done: this driver belonged to the old run.",
+            )
+
     async def _publish(self, watch: Watch, publisher: Publisher) -> None:
         """Publish group after group; beside the watch, since a large one takes minutes."""
         while not publisher.finished:
+            await self._check_run(book=watch.book)
             await publisher.advance(watch.commits)
             watch.forget(publisher.first)
             await asyncio.sleep(self._pace.tick)

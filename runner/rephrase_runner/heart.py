@@ -47,6 +47,8 @@ class Heart:
         self._holds: dict[tuple[int, int], Callable[[], Hold]] = {}
         self._acknowledged_at = asyncio.get_running_loop().time()
         self.acknowledged: Seen | None = None
+        self.gaps = 0
+        """Times that the store saw none of our beats for half a lease: others may have had no chance."""
         self.overslept = asyncio.Event()
         """Set when a beat got through only after the lease: look whether units were taken over."""
 
@@ -94,6 +96,9 @@ class Heart:
             if now - self._acknowledged_at > self._lease:
                 self.overslept.set()
             self._acknowledged_at = now
+            if seen is not None and self.acknowledged is not None:
+                silence = (seen.modified - self.acknowledged.modified).total_seconds()
+                self.gaps += silence > self._lease / 2
             self.acknowledged = seen
             return True
 

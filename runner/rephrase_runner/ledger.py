@@ -396,8 +396,19 @@ class Ledger:
         )
 
     async def manifest(self) -> Manifest | None:
-        """The manifest; its presence means the run is complete."""
-        return await _read(self.store, records.MANIFEST, Manifest)
+        """The manifest; its presence means the run is complete.
+
+        Raises:
+            LedgerDamaged: it is that of a run which was here before, whose driver lived on.
+        """
+        found = await _read(self.store, records.MANIFEST, Manifest)
+        if found is not None and found.run != self.run:
+            raise LedgerDamaged(
+                "belongs to another run, which was in this output before",
+                where=f"{self.store.uri}/{records.MANIFEST}",
+                remedy="Delete this file and run again.",
+            )
+        return found
 
     async def write_manifest(self, manifest: Manifest) -> None:
         """The run is complete. The first manifest stands."""

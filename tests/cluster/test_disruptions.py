@@ -207,6 +207,33 @@ def test_a_node_without_power_becomes_unknown_and_its_pods_are_to_be_deleted_but
     assert tainted["status"]["phase"] == "Running"
 
 
+def test_a_node_without_network_runs_on_as_a_zombie_until_it_is_back(
+    namespace: Client, add_node: AddNode, start: Start, kubelet: Kubelet
+) -> None:
+    node = add_node()
+    pod = start(a_worker_job())
+    name = pod["metadata"]["name"]
+    (life,) = kubelet.pod(str(namespace.namespace), name).running
+    zombie = life.running
+    assert zombie is not None
+
+    node.lose_network()
+
+    namespace.wait_for(
+        "pods",
+        name,
+        lambda pod: "deletionTimestamp" in pod["metadata"],
+        "the taint manager deletes it",
+        within=60,
+    )
+    ran_on = not zombie.has_ended
+    node.regain_network()
+    gone = ended(namespace, pod)
+    assert ran_on
+    assert condition(gone, "DisruptionTarget")["reason"] == "DeletionByTaintManager"
+    assert gone["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 75
+
+
 def test_a_node_that_comes_back_has_lost_what_ran_on_it(
     namespace: Client, add_node: AddNode, start: Start
 ) -> None:

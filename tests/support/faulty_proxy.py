@@ -56,7 +56,7 @@ ROUGH = {
     Trouble.ANSWER_503: 0.015,
     Trouble.CUT: 0.015,
     Trouble.LOSE: 0.015,
-    Trouble.LATE: 0.01,
+    Trouble.LATE: 0.03,
 }
 """A store on a bad day: one request in ten is troubled, not counting delays."""
 

@@ -6,7 +6,8 @@
         node.lose_power()
 
 Pods that the scheduler binds to its nodes run as real processes of this machine (`launcher.py`), so that
-signals, exit codes, files and sockets are what they would be. Needs root, for mounts and users. There is one
+signals, exit codes, files and sockets are what they would be. Needs root, for mounts and users; a pod that
+runs as root is root of this machine, so only pods of the tests' own belong here. There is one
 network, that of this machine: each pod has an address of its own, which its servers must bind to, and there
 are no Services. Images are only names: pods must carry a `command`.
 """
@@ -142,7 +143,11 @@ class Kubelet:
         return [pod for pod, _ in self._pods.values() if pod.node == node.name]
 
     async def take_up(self, node: Node) -> None:
-        """Run what is bound to a node."""
+        """Run what is bound to a node, and nothing else."""
+        for uid, (pod, task) in list(self._pods.items()):
+            if pod.node == node.name and uid not in self._bound:
+                self._pods.pop(uid)
+                task.cancel()
         for found in list(self._bound.values()):
             if found["spec"]["nodeName"] == node.name:
                 self._see(found)
@@ -203,12 +208,12 @@ class Kubelet:
         node = self._nodes.get(found["spec"]["nodeName"])
         uid = found["metadata"]["uid"]
         self._bound[uid] = found
-        if node is None or not node.powered:
+        if node is None or not node.powered or not node.online.is_set():
             return
         if uid in self._pods:
             self._pods[uid][0].update(found)
             return
-        pod = Pod(found, self.host, node.address, node.shape.capacity)
+        pod = Pod(found, self.host, node.address, node.shape.capacity, node.online)
         if lacking := unsupported(found["spec"]):
             node.rejections.insert(0, (REASON, f"not supported: {', '.join(lacking)}"))
         life = pod.reject(*node.rejections.pop(0)) if node.rejections else pod.live()
@@ -219,8 +224,9 @@ class Kubelet:
     def _lose_sight(self, found: Object) -> None:
         uid = found["metadata"]["uid"]
         self._bound.pop(uid, None)
-        if uid in self._pods:  # deleted by force: nobody is to be told
-            self._pods.pop(uid)[1].cancel()
+        node = self._nodes.get(found["spec"]["nodeName"])
+        if uid in self._pods and node is not None and node.online.is_set():
+            self._pods.pop(uid)[1].cancel()  # deleted by force: nobody is to be told
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
@@ -230,9 +236,7 @@ class Kubelet:
 
 
 def _logger(path: Path) -> logging.Logger:
-    logger = logging.Logger(
-        f"kubelet {path}"
-    )  # of nobody else, so that nobody else's settings matter
+    logger = logging.Logger(f"kubelet {path}")  # whom nobody else's settings reach
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)

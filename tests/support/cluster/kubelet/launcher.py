@@ -1,6 +1,6 @@
 """Program that becomes one container: a process tree in namespaces of its own, over a view of this machine.
 
-`python launcher.py SPEC STATUS_FD`: SPEC is a JSON file (`container.Spec`). It writes a line with the
+`python launcher.py SPEC STATUS_FD`: SPEC is a JSON file (`container.spec_of`). It writes a line with the
 process id of the container to STATUS_FD and, if the container cannot be started, another that says why.
 STATUS_FD is closed when the container's own program runs. The launcher lives exactly as long as the
 container: it passes SIGTERM on, turns SIGUSR1 into SIGKILL, and exits as the container did. If it is killed,
@@ -61,6 +61,7 @@ def main() -> int:
 
 def _become(spec: dict[str, Any]) -> None:
     """Arrange what the container sees and who it is, then run its program. Does not return."""
+    os.umask(0o022)
     _mount("none", "/", "", _RECURSIVE | _PRIVATE)
     root = _make_root(spec)
     for mount in sorted(spec["mounts"], key=lambda mount: len(mount["target"])):
@@ -86,10 +87,8 @@ def _make_root(spec: dict[str, Any]) -> str:
     upper, work, root = (f"{scratch}/{name}" for name in ("upper", "work", "root"))
     for folder in (upper, work, root):
         os.mkdir(folder, 0o755)
-    for mount in spec["mounts"]:
-        _make_ways(upper, os.path.dirname(os.path.realpath(mount["target"])), passable=False)
     for path in spec["needed"]:
-        _make_ways(upper, path, passable=True)
+        _make_passable(upper, path)
     _mount("overlay", root, "overlay", 0, f"lowerdir=/,upperdir={upper},workdir={work}")
     for path in spec["needed"]:
         if os.stat(path).st_dev != os.stat("/").st_dev:  # an overlay of `/` does not show it
@@ -107,24 +106,15 @@ def _make_root(spec: dict[str, Any]) -> str:
     return root
 
 
-def _make_ways(upper: str, path: str, *, passable: bool) -> None:
-    """Own the folders on the way to a path in the overlay, with the rights they have below it.
-
-    Args:
-        upper: where the overlay keeps what differs.
-        path: of a folder.
-        passable: let everybody pass, as to the programs of the tests if those lie in /root.
-    """
+def _make_passable(upper: str, path: str) -> None:
+    """Let everybody pass on the way to a folder, in the overlay; Python may lie below /root."""
     here = ""
     for name in path.strip("/").split("/"):
         here = f"{here}/{name}"
-        mode = os.stat(here).st_mode & 0o7777 if os.path.isdir(here) else 0o755
         with suppress(FileExistsError):
             os.mkdir(upper + here)
-            os.chmod(upper + here, mode)
-        if passable:
-            mode = os.stat(upper + here).st_mode & 0o7777
-            os.chmod(upper + here, mode | 0o111)  # noqa: S103 - of the overlay, not of this machine
+        mode = os.stat(here).st_mode & 0o7777
+        os.chmod(upper + here, mode | 0o111)  # noqa: S103 - of the overlay, not of this machine
 
 
 def _mount_volume(root: str, mount: dict[str, Any]) -> None:
@@ -159,7 +149,6 @@ def _become_user(spec: dict[str, Any]) -> None:
     os.setgroups(spec["groups"])
     os.setgid(spec["group"])
     os.setuid(spec["user"])
-    os.umask(0o022)
     if spec["noNewPrivileges"]:
         _call("prctl", _SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     # only now: a change of the user would forget it

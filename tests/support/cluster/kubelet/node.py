@@ -77,6 +77,7 @@ class Node:
         self.shape = shape
         self.address = host.addresses.take()
         self.powered = False
+        self.online = asyncio.Event()
         self.rejections: list[tuple[str, str]] = []
         self._host = host
         self._fleet = fleet
@@ -91,6 +92,18 @@ class Node:
     def lose_power(self) -> None:
         """Everything on it is killed and nothing is told any more; the Node object stays."""
         self._fleet.do(self.power_off)
+
+    def lose_network(self) -> None:
+        """It is silent to the API server and hears nothing from it, but its pods run on: zombies."""
+
+        async def cut() -> None:
+            self._stop_heart()
+
+        self._fleet.do(cut)
+
+    def regain_network(self) -> None:
+        """It is heard again, and does what was asked of it meanwhile."""
+        self._fleet.do(self.power_on)
 
     def vanish(self) -> None:
         """The machine is gone, and the cloud has removed the Node object: a spot VM taken back."""
@@ -141,20 +154,25 @@ class Node:
         await self._register()
         await self._welcomed()
         self.powered = True
+        self.online.set()
         self._heart = asyncio.create_task(self._beat())
         await self._fleet.take_up(self)
 
     async def power_off(self) -> None:
         """See `lose_power`."""
         self.powered = False
-        if self._heart:
-            self._heart.cancel()
+        self._stop_heart()
         await self._fleet.drop(self)
 
     async def remove(self) -> None:
         """See `vanish`."""
         await self.power_off()
         await self._host.call(partial(self._host.client.delete, "nodes", self.name))
+
+    def _stop_heart(self) -> None:
+        self.online.clear()
+        if self._heart:
+            self._heart.cancel()
 
     async def _remove_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

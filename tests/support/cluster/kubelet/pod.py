@@ -46,10 +46,16 @@ class Pod:
         host: what the kubelet has for all its pods.
         node_address: of its node.
         allocatable: resources of its node.
+        online: set while its node reaches the API server.
     """
 
     def __init__(
-        self, found: Object, host: Host, node_address: str, allocatable: Mapping[str, str]
+        self,
+        found: Object,
+        host: Host,
+        node_address: str,
+        allocatable: Mapping[str, str],
+        online: asyncio.Event,
     ) -> None:
         metadata, spec = found["metadata"], found["spec"]
         self.namespace, self.name, self.uid = (metadata[k] for k in ("namespace", "name", "uid"))
@@ -57,6 +63,7 @@ class Pod:
         self.logs = host.logs / self.namespace / f"{self.name}_{self.uid[:8]}"
         self.has_ended = asyncio.Event()
         self._latest = found
+        self._online = online
         self._host = host
         self._client = host.client.in_namespace(self.namespace)
         self._stop: Stop | None = None
@@ -228,6 +235,7 @@ class Pod:
             Refused: it makes no sense, which is a mistake of this kubelet.
         """
         while True:
+            await self._online.wait()
             try:
                 await self._host.call(request)
                 return
