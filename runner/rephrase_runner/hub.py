@@ -5,18 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx2
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from rephrase_api.errors import AccessRefused, InvalidModel
 from rephrase_runner.store import Store, is_local, local_path
 
@@ -64,6 +52,19 @@ def repository(name: str, revision: str | None) -> ModelInfo:
         InvalidModel: no such model or revision, or it is not a language model's repository.
         AccessRefused: the hub refuses us or cannot be reached.
     """
+    # half a second, of which runs without a model on the hub need nothing
+    import httpx2
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     where = f"spec.model.name {name}"
     try:
         try:
@@ -111,6 +112,9 @@ _FOLDER_REMEDY = (
 
 
 def _generation(name: str, commit: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     try:
         path = Path(hf_hub_download(name, "generation_config.json", revision=commit))
     except EntryNotFoundError:  # also what an offline cache says of a file it does not have

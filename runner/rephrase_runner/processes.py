@@ -28,7 +28,7 @@ from rephrase_api.errors import (
 from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
-from rephrase_runner import driver, engines, health, spot_notice
+from rephrase_runner import engines
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Engine, EngineDead, Request, Sampling
 from rephrase_runner.job import Job, Pace
@@ -125,6 +125,8 @@ async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
         Drained: stopped on request; a driver holds nothing, so it just ends.
         RephraseError: a person must act.
     """
+    from rephrase_runner import driver, health  # a worker starts sooner without them
+
     spec = RephraseRun.model_validate_json(launch.manifest).spec
     local = is_local(spec.output.uri)
     pace = driver.Pace(tick=LOCAL_POLL_SECONDS if local else REMOTE_TICK_SECONDS)
@@ -264,6 +266,8 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
 async def _drain_on_notice(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     """Drain at once where the cloud tells before SIGTERM that the machine goes."""
     if launch.spot_notice:
+        from rephrase_runner import spot_notice
+
         cloud = spot_notice.Cloud(launch.spot_notice)
         await spot_notice.watch(cloud, address=launch.spot_notice_address)
         drain.set()

@@ -60,6 +60,18 @@ def verify_arguments(s3: S3) -> list[str]:
     return ["verify", s3.uri("output"), "--endpoint", s3.endpoint, "--region", "us-east-1"]
 
 
+def test_a_run_on_s3_makes_the_same_dataset_as_on_a_folder(
+    laptop: Laptop, s3: S3, undisturbed: Laptop
+) -> None:
+    on_s3(laptop, s3)
+
+    ended = laptop.run("--workers", "2", environment=credentials(s3))
+
+    assert ended.code == 0, ended.said
+    assert_same(laptop, s3, undisturbed)
+
+
+@pytest.mark.full
 def test_a_run_on_s3_that_loses_power_ends_with_the_same_dataset(
     laptop: Laptop, s3: S3, undisturbed: Laptop
 ) -> None:
@@ -71,6 +83,11 @@ def test_a_run_on_s3_that_loses_power_ends_with_the_same_dataset(
     ended = laptop.run("--workers", "2", environment=credentials(s3))
 
     assert ended.code == 0, ended.said
+    assert_same(laptop, s3, undisturbed)
+
+
+def assert_same(laptop: Laptop, s3: S3, undisturbed: Laptop) -> None:
+    """The output is sound, and its rewrites are those of the run on a folder."""
     verified = laptop.rephrase(*verify_arguments(s3), "--allow-http", environment=credentials(s3))
     assert verified.code == 0, verified.said
     assert f"{s3.uri('output')}: sound; 20 units" in verified.out

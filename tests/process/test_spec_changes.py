@@ -63,12 +63,14 @@ def test_the_same_run_written_in_other_words_is_the_same(finished: Laptop) -> No
         prompts=[TWICE, {**BRIEF, "rollouts": 1}],
         source={"format": "Auto", "sample": {"fraction": "1.0"}},
         output={"uri": f"{finished.output.name}/"},
+        scaling={"deadline": "2030-01-01T00:00:00Z"},
     )
     before = tree(finished.output)
 
     ended = finished.run()
 
     assert ended.code == 0, ended.said
+    assert "only a cluster can honor spec.scaling.deadline; left aside here" in ended.out
     assert tree(finished.output) == before
 
 

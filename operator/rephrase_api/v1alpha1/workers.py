@@ -20,7 +20,7 @@ from rephrase_api.v1alpha1.fields import (
     Quantities,
     Unique,
 )
-from rephrase_api.v1alpha1.model import EngineArguments
+from rephrase_api.v1alpha1.model import EngineArgument
 
 MAX_WORKERS = 4096
 
@@ -140,7 +140,8 @@ class ModelCache(Model):
 class PoolEngine(Model):
     """Engine settings of one pool."""
 
-    args: EngineArguments = ()
+    # fewer than of a run: the API server counts the cost of checking them once for each pool
+    args: Annotated[tuple[EngineArgument, ...], Field(max_length=32)] = ()
     """Added to `spec.model.engine.args`; a flag that is in both takes the pool's value. Default:
     none."""
 
