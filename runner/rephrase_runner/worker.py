@@ -174,12 +174,18 @@ class Worker:
             vitals=self._vitals,
             pace=self._pace,
         )
+        # A task of its own: on Python 3.11 a task group that fails while its body ends leaves a cancellation
+        # behind in the task it ran in, which would hit the next shift (python/cpython gh-116720).
+        shift = asyncio.ensure_future(self._shift.run())
         try:
-            await self._shift.run()
+            await shift
         except BaseExceptionGroup as errors:
             cause = first_cause(errors)
             if not isinstance(cause, EngineDead):
                 raise
+            this = asyncio.current_task()
+            if this is not None and this.cancelling():  # the shift has eaten a cancellation of ours
+                raise asyncio.CancelledError from errors
             return cause
         return None
 
