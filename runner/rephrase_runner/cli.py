@@ -1,10 +1,12 @@
 """The `rephrase` command. Builds the objects and hands them in; holds no rules."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -53,6 +55,19 @@ def complain(text: str) -> None:
 
 def main() -> NoReturn:
     """Entry point: turns every outcome into an exit code of `rephrase_api.errors.ExitCode`."""
+    code: int = ExitCode.FAILED
+    try:
+        code = _outcome()
+    except Exception:  # noqa: BLE001 - the edge: a fault of ours is told, and the process ends all the same
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it may be gone
+            stream.flush()
+    # Not sys.exit: threads that still load an engine or read a file must not hold the process up.
+    os._exit(int(code))
+
+
+def _outcome() -> int:
     try:
         code = app(standalone_mode=False) or 0
     except RephraseError as error:
@@ -65,10 +80,7 @@ def main() -> NoReturn:
         code = ExitCode.DRAINED
     if code == _TYPER_INTERRUPTED:
         code = ExitCode.DRAINED
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: threads that still load an engine or read a file must not hold the process up.
-    os._exit(int(code))
+    return int(code)
 
 
 def read_manifest(path: Path) -> RephraseRun:
