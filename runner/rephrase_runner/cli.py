@@ -58,8 +58,9 @@ def main() -> NoReturn:
     code: int = ExitCode.FAILED
     try:
         code = _outcome()
-    except Exception:  # noqa: BLE001 - the edge: a fault of ours is told, and the process ends all the same
-        traceback.print_exc()
+    except BaseException:  # noqa: BLE001 - the edge: a fault of ours is told, and the process ends all the same
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # whoever read it may be gone
             stream.flush()
