@@ -58,6 +58,8 @@ def main() -> NoReturn:
     code: int = ExitCode.FAILED
     try:
         code = _outcome()
+    except SystemExit as error:  # rich ends the process so where its reader is gone
+        code = error.code if isinstance(error.code, int) else ExitCode.FAILED
     except BaseException:  # noqa: BLE001 - the edge: a fault of ours is told, and the process ends all the same
         with contextlib.suppress(OSError):
             traceback.print_exc()

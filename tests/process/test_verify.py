@@ -198,6 +198,11 @@ def the_manifest_is_deleted(output: Output) -> list[str]:
     return ["_run/manifest.json is missing: the run is not complete"]
 
 
+def the_manifest_is_that_of_another_run(output: Output) -> list[str]:
+    edit(output.manifest, lambda manifest: manifest | {"run": "0123456789abcdef"})
+    return ["_run/manifest.json: belongs to another run"]
+
+
 DAMAGES = [
     a_part_is_deleted,
     a_byte_of_a_part_is_flipped,
@@ -220,10 +225,10 @@ DAMAGES = [
     the_plan_is_deleted,
     a_byte_of_the_unit_table_is_flipped,
     the_manifest_is_deleted,
+    the_manifest_is_that_of_another_run,
 ]
 
 FORGED = {
-    "run": "0123456789abcdef",
     "hash": "0123456789abcdef",
     "units": 19,
     "rows": 799,
