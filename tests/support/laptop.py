@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -22,6 +23,8 @@ import pyarrow.dataset as ds
 from support.manifests import write_manifest
 from support.waiting import wait_until
 
+T = TypeVar("T")
+_LEAN = Path(__file__).parent / "lean"
 KEY = ("source_file", "source_row", "prompt", "rollout")
 
 
@@ -118,7 +121,9 @@ class Laptop:
         """What commands are started with: nothing of the tester's own clouds and runs."""
         foreign = ("REPHRASE_", "AWS_", "HF_", "XDG_", "PYTEST_", "FORCE_COLOR", "NO_COLOR")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        path = [str(_LEAN), *filter(None, [os.environ.get("PYTHONPATH")])]
         mine = {
+            "PYTHONPATH": os.pathsep.join(path),
             "XDG_STATE_HOME": str(self.state),
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.folder / "hub"),
@@ -245,6 +250,13 @@ class Laptop:
                     entry = json.loads(line)
                     if entry["message"] == message:
                         yield entry
+
+
+def side_by_side(jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """Results of jobs that mostly wait for a process to start, four at a time."""
+    with ThreadPoolExecutor(4) as pool:
+        going = {name: pool.submit(job) for name, job in jobs.items()}
+        return {name: future.result() for name, future in going.items()}
 
 
 def tree(folder: Path, *, but: Iterable[str] = ()) -> dict[str, bytes]:
