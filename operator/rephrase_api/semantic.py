@@ -173,11 +173,11 @@ def declared(spec: RephraseRunSpec) -> dict[str, Any]:
     begun before would be another run after the upgrade.
     """
     picked: dict[str, Any] = _picked(spec.to_api(), "")
-    picked["source"]["uri"] = _canonical_uri(spec.source.uri)
+    picked["source"]["uri"] = canonical_uri(spec.source.uri)
     picked["source"]["sample"]["fraction"] = _canonical_decimal(spec.source.sample.fraction)
-    picked["output"]["uri"] = _canonical_uri(spec.output.uri)
+    picked["output"]["uri"] = canonical_uri(spec.output.uri)
     if spec.model.uri is not None:
-        picked["model"]["uri"] = _canonical_uri(spec.model.uri)
+        picked["model"]["uri"] = canonical_uri(spec.model.uri)
     picked["prompts"].sort(key=lambda prompt: prompt["name"])
     return picked
 
@@ -225,7 +225,8 @@ def _picked(value: Any, path: str) -> Any:  # noqa: ANN401 - JSON
     return found
 
 
-def _canonical_uri(uri: str) -> str:
+def canonical_uri(uri: str) -> str:
+    """A location as it identifies a run: without ``file://`` and trailing slash."""
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
         return uri.rstrip("/")

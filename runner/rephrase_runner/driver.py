@@ -62,6 +62,8 @@ class Driver:
         self._rollouts = {prompt.name: prompt.rollouts for prompt in spec.prompts}
         self._phase: api.Progress = api.Progress(phase="Preflight")
         self._watch: Watch | None = None
+        self.store: Store | None = None
+        """The output, once it is open."""
 
     def progress(self) -> api.Progress:
         """The body of `GET /progress`."""
@@ -86,7 +88,7 @@ class Driver:
         options = StorageOptions.of(self._spec.output.storage, self._mounted.output_credentials)
         output = None
         if exists(self._spec.output.uri):
-            output = Store(self._spec.output.uri, options)
+            output = self.store = Store(self._spec.output.uri, options)
             found = await ledger.read_spec(output)
             if found is not None:
                 ledger.check_same(found, semantic, wanted, uri=output.uri)
@@ -103,7 +105,7 @@ class Driver:
             mounted=self._mounted,
             progress=self._planning,
         )
-        output = Store(self._spec.output.uri, options, create=True)
+        output = self.store = Store(self._spec.output.uri, options, create=True)
         await preflight.check_output(output, token=self._run)
         spec = await ledger.adopt_spec(output, semantic, wanted, checked.resolved, run=self._run)
         book = Ledger(output, spec.run)

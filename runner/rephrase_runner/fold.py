@@ -27,6 +27,8 @@ class Fold:
         self._lease = lease_seconds
         self._seen: dict[str, tuple[str, Seen]] = {}
         self._marks: deque[tuple[float, int]] = deque()
+        self.last_progress_time: datetime | None = None
+        """The store's time of the last heartbeat that told of a commit or checkpoint new to us."""
         self.store_time: datetime | None = None
         """The store's clock, as far as it is known; ages are counted from here."""
 
@@ -42,6 +44,10 @@ class Fold:
         for seen in await self._book.read_heartbeats(changed):
             name = self._book.names.worker(seen.heartbeat.worker)
             known = self._seen.get(name)
+            if _durable(seen) > (_durable(known[1]) if known is not None else 0):
+                self.last_progress_time = max(
+                    seen.modified, self.last_progress_time or seen.modified
+                )
             if known is None or known[1].heartbeat.beat <= seen.heartbeat.beat:
                 self._seen[name] = (marks.get(name, ""), seen)
         times = [seen.modified for _, seen in self._seen.values()]
@@ -169,6 +175,10 @@ class Fold:
             samples_checkpointed=beat.samples_checkpointed,
             heartbeat_age_seconds=self._age(seen),
         )
+
+
+def _durable(seen: Seen) -> int:
+    return seen.heartbeat.units_committed + seen.heartbeat.samples_checkpointed
 
 
 def _gpu_seconds(seen: Seen) -> float:

@@ -5,14 +5,16 @@ A process ends with an exit code of `rephrase_api.errors.ExitCode` and, if that 
 """
 
 import asyncio
+import json
 import logging
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,11 +127,13 @@ async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
         Drained: stopped on request; a driver holds nothing, so it just ends.
         RephraseError: a person must act.
     """
-    from rephrase_runner import driver, health  # a worker starts sooner without them
+    from rephrase_runner import driver, health, metrics  # a local worker starts sooner without them
 
-    spec = RephraseRun.model_validate_json(launch.manifest).spec
+    # as an object of the API server: the operator may be newer than this image
+    spec = RephraseRun.from_api(json.loads(launch.manifest)).spec
     local = is_local(spec.output.uri)
-    pace = driver.Pace(tick=LOCAL_POLL_SECONDS if local else REMOTE_TICK_SECONDS)
+    beat = spec.durability.heartbeat_seconds  # nothing new is told more often
+    pace = driver.Pace(tick=LOCAL_POLL_SECONDS if local else min(beat, REMOTE_TICK_SECONDS))
     process = driver.Driver(
         spec,
         run=secrets.token_hex(8),
@@ -137,7 +141,10 @@ async def run_driver(launch: DriverLaunch, drain: asyncio.Event) -> None:
         engine_here=not launch.pod_uid,
         mounted=_mounted(launch),
     )
-    async with health.serve(launch.host, launch.port, process.progress):
+    measured = metrics.ProcessMetrics(lambda: process.store, None, asyncio.get_running_loop().time)
+    async with health.serve(
+        launch.host, launch.port, metrics=measured.render, progress=process.progress
+    ):
         try:
             await until_drained(process.run(), drain)
         except RephraseError as error:
@@ -258,9 +265,24 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     )
     noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
     try:
-        await worker.run()
+        async with _measured(launch, store, vitals):
+            await worker.run()
     finally:
         noticing.cancel()
+
+
+@asynccontextmanager
+async def _measured(launch: WorkerLaunch, store: Store, vitals: Vitals) -> AsyncIterator[None]:
+    """Serve metrics, in a pod."""
+    if not launch.pod_uid:
+        yield
+        return
+    from rephrase_runner import health, metrics
+
+    clock = asyncio.get_running_loop().time
+    measured = metrics.ProcessMetrics(lambda: store, vitals, clock)
+    async with health.serve(launch.host, launch.port, metrics=measured.render):
+        yield
 
 
 async def _drain_on_notice(launch: WorkerLaunch, drain: asyncio.Event) -> None:

@@ -65,6 +65,7 @@ class Scribe:
             holding.keep_unsaved(samples)
             raise
         self._vitals.samples_checkpointed += len(samples)
+        self._vitals.saved(self._clock())
         logger.info(
             "checkpoint written", extra={"unit": unit, "epoch": epoch, "samples": len(samples)}
         )
@@ -78,7 +79,8 @@ class Scribe:
         part = await self._ledger.write_part(unit, epoch, self._heart.worker, data)
         commit = await asyncio.to_thread(self._commit, holding, samples, part, data)
         if await self._ledger.commit(commit) is Outcome.MINE:
-            self._vitals.committed(unit)
+            self._vitals.committed(commit)
+            self._vitals.saved(self._clock())
             logger.info(
                 "unit committed",
                 extra={
@@ -91,6 +93,7 @@ class Scribe:
                 },
             )
         else:  # somebody who took the unit over was first; his samples are as good as ours
+            self._vitals.discarded(commit)
             await self._ledger.store.delete(part)
             logger.info("unit was committed by another", extra={"unit": unit, "epoch": epoch})
         if epoch > 1 or holding.checkpoints or holding.shared:

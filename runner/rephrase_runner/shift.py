@@ -444,5 +444,7 @@ class Shift:
 
 def _engine_killer(evidence: str) -> Problem:
     return Problem(
-        Status.FAILED, "engine_killer", f"alone in flight when the engine died, see {evidence}"
+        Status.FAILED,
+        "engine_killer",
+        f"alone in flight when engine or worker died, see {evidence}",
     )

@@ -38,6 +38,7 @@ from typing_extensions import override
 
 from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError, StorageFull
 from rephrase_api.v1alpha1.shared import Storage
+from rephrase_runner.durations import REQUEST_SECONDS, Durations
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,6 +51,8 @@ _REFUSED_ERRNO = {13, 1, 30}
 _FULL_ERRNO = {28, 122}
 
 
+OPERATIONS = ("put", "get", "list", "delete")
+"""Of `Store.durations`."""
 _AWAY_SECONDS = 120
 """How long reads wait for a store that is away."""
 _TRIES_PER_WARNING = 8
@@ -146,6 +149,8 @@ class Store:
         self.uri = uri.rstrip("/") if uri.rstrip("/") else uri
         self.local = is_local(uri)
         options = options or StorageOptions()
+        self.durations = {op: Durations(REQUEST_SECONDS) for op in OPERATIONS}
+        """How long requests took, retries included, by operation."""
         self._synced: set[Path] = set()
         self._own_refusals = 0
         self._random: Random = Random()  # noqa: S311 - jitter is no secret
@@ -200,6 +205,14 @@ class Store:
                 own later.
             AccessRefused, StorageFull: a person must act.
         """
+        with self.durations["put"].timed():
+            return await self._put_new(
+                name, data, deadline_seconds=deadline_seconds, bulk=bulk, own_name=own_name
+            )
+
+    async def _put_new(
+        self, name: str, data: bytes, *, deadline_seconds: float | None, bulk: bool, own_name: bool
+    ) -> Outcome:
         client = self._bulk if bulk else self._normal
         tries = _Tries(self, name, seconds=deadline_seconds)
         while True:
@@ -232,7 +245,8 @@ class Store:
             AccessRefused, StorageFull: a person must act.
         """
         try:
-            await obstore.put_async(self._quick, name, data, use_multipart=False)
+            with self.durations["put"].timed():
+                await obstore.put_async(self._quick, name, data, use_multipart=False)
         except (BaseError, OSError) as error:
             self._own_refusals += isinstance(error, _REFUSALS)
             self.raise_if_final(error, name, refused_before=self._own_refusals > 1)
@@ -251,7 +265,8 @@ class Store:
             result = await obstore.get_async(client, name)
             return Got(_meta(result.meta), bytes(await result.bytes_async()))
 
-        return await self._reading(name, read)
+        with self.durations["get"].timed():
+            return await self._reading(name, read)
 
     async def head(self, name: str) -> Meta | None:
         """What the store says about the object, or None if there is none."""
@@ -259,7 +274,8 @@ class Store:
         async def read() -> Meta:
             return _meta(await obstore.head_async(self._normal, name))
 
-        return await self._reading(name, read)
+        with self.durations["get"].timed():
+            return await self._reading(name, read)
 
     async def list(self, prefix: str = "", *, start_after: str | None = None) -> list[Meta]:
         """All objects under the folder `prefix`, sorted by name.
@@ -280,7 +296,8 @@ class Store:
                 key=lambda meta: meta.name,
             )
 
-        return await self._reading(prefix, read) or []
+        with self.durations["list"].timed():
+            return await self._reading(prefix, read) or []
 
     async def delete(self, name: str) -> None:
         """Remove the object; fine if there is none."""
@@ -288,7 +305,8 @@ class Store:
         async def read() -> None:
             await obstore.delete_async(self._normal, name)
 
-        await self._reading(name, read)
+        with self.durations["delete"].timed():
+            await self._reading(name, read)
 
     # -- reading the source --
 

@@ -1,7 +1,11 @@
 """What a worker tells about itself in its heartbeats: phase, counters, rate, seconds by phase."""
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
+
+from rephrase_runner.durations import UNIT_SECONDS, Durations
+from rephrase_runner.records import Commit
 
 _REMEMBERED_COMMITS = 32
 _RATE_BEATS = 6
@@ -22,6 +26,12 @@ class Vitals:
         self.failed = 0
         self.prompt_tokens = 0
         self.generated_tokens = 0
+        self.tokens: Counter[tuple[str, str]] = Counter()
+        """By kind (prompt, completion) and outcome (committed, discarded)."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """Committed samples by prompt and outcome."""
+        self.unit_durations = Durations(UNIT_SECONDS)
+        self.saved_at = now
         self._commits: deque[int] = deque(maxlen=_REMEMBERED_COMMITS)
         self._seconds: dict[str, float] = {}
         self.started = now
@@ -41,10 +51,29 @@ class Vitals:
         self.prompt_tokens += prompt_tokens
         self.generated_tokens += completion_tokens
 
-    def committed(self, unit: int) -> None:
+    def saved(self, now: float) -> None:
+        """Finished samples are durable."""
+        self.saved_at = now
+
+    def committed(self, commit: Commit) -> None:
         """One more unit has our commit."""
         self.units_committed += 1
-        self._commits.append(unit)
+        self._commits.append(commit.unit)
+        self.tokens["prompt", "committed"] += commit.tokens.prompt
+        self.tokens["completion", "committed"] += commit.tokens.completion
+        self.unit_durations.observe(commit.seconds)
+        for prompt, count in commit.counts.items():
+            for outcome in ("written", "skipped", "failed"):
+                self.outcomes[prompt, outcome] += getattr(count, outcome)
+
+    def discarded(self, commit: Commit) -> None:
+        """Another's commit was first: what we generated is thrown away."""
+        self.tokens["completion", "discarded"] += commit.tokens.completion
+
+    def seconds(self, now: float) -> Mapping[str, float]:
+        """Time spent in each phase."""
+        self.enter(self.phase, now)
+        return dict(self._seconds)
 
     def found_commit(self, unit: int) -> None:
         """Another's commit was met with; the driver may not know of it."""

@@ -160,6 +160,7 @@ class Watch:
                     completion_tokens_per_second=self.fold.tokens_per_second,
                     documents_per_second=rate,
                 ),
+                "last_progress_time": self.fold.last_progress_time,
                 "gone": self.fold.gone,
                 "workers": self.fold.workers,
             }

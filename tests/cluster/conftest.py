@@ -19,6 +19,7 @@ from support.cluster.binary import binary, is_built
 from support.cluster.builders import a_namespace, holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
+from support.cluster.installed import Operator, installed
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.report import report
@@ -120,6 +121,13 @@ def kubelet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         steady = kubelet.add_node("steady", Shape(taints=["rephrase.io/steady:NoSchedule"]))
         yield kubelet
         kubelet.remove_node(steady)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster_client: Client, crd: None, kubelet: Kubelet) -> Iterator[Operator]:
+    """The operator, installed by its chart for the whole cluster."""
+    with installed(cluster_client, kubelet) as operator:
+        yield operator
 
 
 @pytest.fixture

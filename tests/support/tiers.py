@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from support.cluster.binary import binary_missing
+from support.helm import helm_missing
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -96,6 +97,7 @@ PEERS: dict[str, Callable[[], str]] = {
     "cluster": cluster_missing,
     "nodes": nodes_missing,
     "kubectl": kubectl_missing,
+    "helm": helm_missing,
 }
 """What tests may need, and why it is not there."""
 _FIXTURES = {
@@ -105,6 +107,7 @@ _FIXTURES = {
     "moto_server": "s3",
     "kubelet": "nodes",
     "kubectl": "kubectl",
+    "operator": "helm",
 }
 """Fixtures that need a peer."""
 

@@ -77,6 +77,7 @@ class Reason(StrEnum):
     NOT_READABLE = "NotReadable"
 
     COMMITTING = "Committing"
+    STARTING = "Starting"
     STALLED = "Stalled"
     FINISHED = "Finished"
 
@@ -162,7 +163,7 @@ REASONS: Mapping[ConditionType, Mapping[ConditionStatus, tuple[Reason, ...]]] = 
     _C.PROGRESSING: {
         _S.TRUE: (_R.COMMITTING,),
         _S.FALSE: (_R.SUSPENDED, _R.STALLED, _R.BUDGET_EXHAUSTED, _R.FINISHED),
-        _S.UNKNOWN: (_R.DRIVER_UNREACHABLE,),
+        _S.UNKNOWN: (_R.DRIVER_UNREACHABLE, _R.STARTING),
     },
     _C.CANARY_PASSED: {
         _S.TRUE: (_R.WITHIN_LIMITS, _R.NOT_REQUESTED),

@@ -1,7 +1,7 @@
 """The status of a `RephraseRun`: what the operator observed. Written by the operator only.
 
-Its size does not grow with the corpus or with the number of workers. Everything but `settled` and
-`settling` can be rebuilt from Jobs, pods and the ledger. All fields are optional, and strings that
+Its size does not grow with the corpus or with the number of workers. Everything but `settled`,
+`settling` and `stop` can be rebuilt from Jobs, pods and the ledger. All fields are optional, and strings that
 later versions may extend are no enumerations, so that an older operator can read a newer status.
 """
 
@@ -255,6 +255,17 @@ class ImageStatus(Model):
     """Image of the driver."""
 
 
+class StopStatus(Model):
+    """Why the run must have no workers."""
+
+    reason: Annotated[str, Field(max_length=128)]
+    """Why, in one CamelCase word; the reason of condition Suspended."""
+    message: Text = ""
+    """Why, for people. Default: empty."""
+    generation: Count | None = None
+    """Generation of the spec it was found under; one that no field shows ends with the next one."""
+
+
 class RephraseRunStatus(Model):
     """What was observed of the run."""
 
@@ -297,9 +308,11 @@ class RephraseRunStatus(Model):
     """Images that new pods are made from."""
     recent_failures: Annotated[tuple[RecentFailure, ...], Field(max_length=10)] = ()
     """The last workers that failed."""
+    stop: StopStatus | None = None
+    """Why the run must have no workers. Absent: it may have some."""
     settled: Annotated[tuple[SettledPool, ...], Field(max_length=64), Unique("name")] = ()
     """What the pods used that are gone: the one thing here that cannot be observed again."""
     settling: Annotated[
-        tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=256), Unique()
+        tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=1024), Unique()
     ] = ()
     """Uids of pods that `settled` counts already and whose Jobs are still there."""

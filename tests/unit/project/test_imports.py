@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = {"rephrase_api": ROOT / "operator", "rephrase_runner": ROOT / "runner"}
+PACKAGES = {
+    "rephrase_api": ROOT / "operator",
+    "rephrase_operator": ROOT / "operator",
+    "rephrase_runner": ROOT / "runner",
+}
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
     "contracts"
 ]

@@ -1,0 +1,1 @@
+"""The kopf operator: watches RephraseRuns and keeps their driver and workers running."""

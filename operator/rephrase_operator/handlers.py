@@ -1,0 +1,479 @@
+"""Every kopf decorator. One timer over two indexes looks at a run: parse, observe, judge, plan, apply, write.
+
+Nothing is remembered that a restart must not lose: a look starts from what the API server and the driver
+say. In memory are only pods that were deleted since the last look, and when something was last done.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import kopf
+from pydantic import ValidationError
+
+from rephrase_api import names
+from rephrase_api.manifest import problems_of
+from rephrase_api.semantic import canonical_uri
+from rephrase_api.sentences import sentences
+from rephrase_api.v1alpha1 import RephraseRun
+from rephrase_api.v1alpha1.conditions import ConditionType, Reason
+from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
+from rephrase_operator.driver_client import DriverClient
+from rephrase_operator.jobs import driver_job, template_hash, worker_job
+from rephrase_operator.metrics import Metrics
+from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
+from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker, plan
+from rephrase_operator.settings import Settings
+from rephrase_operator.settle import seconds_by_pool, settle
+from rephrase_operator.status import Look, changes, events, is_urgent, refused_status, status_of
+from rephrase_operator.verdict import Cause, judge, true_condition
+
+logger = logging.getLogger(__name__)
+_RUN_RESOURCE = (names.GROUP, names.VERSION, names.PLURAL)
+_OURS = {names.RUN_LABEL: kopf.PRESENT}
+_MANAGED_BY = f"{names.GROUP}/operator"
+_BLOCKED_SECONDS = 3
+"""A Job without a pod for so long is asked for the reason."""
+_MOST_QUESTIONS = 5
+_CHECK_AGAIN_SECONDS = 15
+"""After the API server has refused the Jobs of a spec."""
+_GRACE_AFTER_GRACE_SECONDS = 30
+_STUCK_SECONDS = 120
+Key = tuple[str, str]
+"""Namespace and name."""
+Claim = tuple[bool, str, Key]
+"""On an output: not accepted yet, when made, whose; the least one has it."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is known of one run between looks; losing it costs a repeated check or write."""
+
+    checked_generation: int | None = None
+    checked_at: datetime | None = None
+    refused: Cause | None = None
+    written_at: datetime | None = None
+
+
+class Handlers:
+    """The operator's handlers and what they share.
+
+    Args:
+        settings: the operator's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._cluster = Cluster()
+        self._drivers = DriverClient()
+        self._memories: defaultdict[str, Memory] = defaultdict(Memory)
+        self._gone: defaultdict[Key, dict[str, PodSeen]] = defaultdict(dict)
+        self._last_look: datetime | None = None
+
+    def register(self, registry: kopf.OperatorRegistry) -> None:
+        """Declare the handlers to kopf."""
+        jobs, pods = ("batch", "v1", "jobs"), ("", "v1", "pods")
+        kopf.on.startup(registry=registry)(self.start)
+        kopf.on.cleanup(registry=registry)(self.stop)
+        kopf.on.probe(registry=registry, id="looks", errors=kopf.ErrorsMode.PERMANENT)(self.probe)
+        kopf.index(*jobs, registry=registry, id="jobs", labels=_OURS)(self.index_job)
+        kopf.index(*pods, registry=registry, id="pods", labels=_OURS)(self.index_pod)
+        kopf.index(*_RUN_RESOURCE, registry=registry, id="outputs")(self.index_output)
+        kopf.on.event(*pods, registry=registry, id="gone", labels=_OURS)(self.remember_gone)
+        kopf.timer(
+            *_RUN_RESOURCE,
+            registry=registry,
+            id="look",
+            interval=self.settings.reconcile_seconds,
+            errors=kopf.ErrorsMode.TEMPORARY,
+            backoff=self.settings.reconcile_seconds,
+        )(self.look)
+        kopf.on.delete(*_RUN_RESOURCE, registry=registry, id="drain", backoff=2)(self.drain)
+
+    async def start(self, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
+        """Connect."""
+        await self._cluster.open()
+        await self._drivers.open()
+
+    async def stop(self, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
+        """Disconnect."""
+        await self._cluster.close()
+        await self._drivers.close()
+
+    async def probe(self, **keywords: Any) -> str:  # noqa: ANN401 - kopf's, the indexes among them
+        """Whether runs are being looked at.
+
+        Raises:
+            RuntimeError: there are some, and no look has ended for too long.
+        """
+        if self._last_look is not None and len(keywords["outputs"]):
+            age = (_now() - self._last_look).total_seconds()
+            if age > _STUCK_SECONDS:
+                raise RuntimeError(f"no look at any run has ended for {age:.0f} s")
+        return str(self._last_look)
+
+    # -- what is there --
+
+    async def index_job(self, *, body: kopf.Body, **_: Any) -> dict[Key, JobSeen]:  # noqa: ANN401
+        """Jobs by run."""
+        return {_key_of_child(body): job_seen(body)}
+
+    async def index_pod(self, *, body: kopf.Body, **_: Any) -> dict[Key, PodSeen]:  # noqa: ANN401
+        """Pods by run."""
+        return {_key_of_child(body): pod_seen(body)}
+
+    async def index_output(self, *, body: kopf.Body, **_: Any) -> dict[str, Claim]:  # noqa: ANN401
+        """Runs that are not over, by output."""
+        conditions = body.get("status", {}).get("conditions", [])
+        true = {one["type"] for one in conditions if one["status"] == "True"}
+        over = true & {ConditionType.COMPLETE, ConditionType.FAILED}
+        uri = body.get("spec", {}).get("output", {}).get("uri")
+        others = body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY if uri else True
+        if over or others or "deletionTimestamp" in body["metadata"]:
+            return {}
+        meta = body["metadata"]
+        accepted = ConditionType.ACCEPTED in true
+        key = str(meta["namespace"]), str(meta["name"])
+        return {canonical_uri(uri): (not accepted, str(meta["creationTimestamp"]), key)}
+
+    async def remember_gone(self, *, type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
+        """Keep a deleted pod until the next look has counted it."""
+        if type != "DELETED":
+            return
+        seen = pod_seen(body)
+        if seen.role == names.WORKER:
+            gone = replace(seen, gone=True, finished=seen.finished or _now())
+            self._gone[_key_of_child(body)][seen.uid] = gone
+
+    # -- a look at a run --
+
+    async def look(
+        self,
+        *,
+        body: kopf.Body,
+        **keywords: Any,  # noqa: ANN401 - kopf's, the indexes among them
+    ) -> None:
+        """Look at a run and do what is next."""
+        meta = body["metadata"]
+        key = (str(meta["namespace"]), str(meta["name"]))
+        if "deletionTimestamp" in meta or body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+            return
+        try:
+            with self.metrics.reconcile_duration.time():
+                await self._look(body, key, keywords["jobs"], keywords["pods"], keywords["outputs"])
+        except Refused as refused:
+            self.metrics.reconcile_errors.inc()
+            logger.warning("look ended early", extra={"run": key[1], "error": str(refused)})
+        except Exception:
+            self.metrics.reconcile_errors.inc()
+            raise
+        self._last_look = _now()
+        self.metrics.last_reconcile.set(self._last_look.timestamp())
+
+    async def _look(
+        self,
+        body: kopf.Body,
+        key: Key,
+        jobs: Mapping[Key, Iterable[JobSeen]],
+        pods: Mapping[Key, Iterable[PodSeen]],
+        outputs: Mapping[str, Iterable[Claim]],
+    ) -> None:
+        memory = self._memories[body["metadata"]["uid"]]
+        before = RephraseRunStatus.from_api(dict(body.get("status", {})))
+        try:
+            run = RephraseRun.from_api(_plain(body))
+        except ValidationError as error:
+            cause = Cause(Reason.INVALID_SPEC, "; ".join(sentences(error)))
+            generation = body["metadata"]["generation"]
+            after = refused_status(before, cause, generation=generation, now=_now())
+            await self._write(body, memory, before, after, interval=0)
+            return
+        over = true_condition(before, ConditionType.COMPLETE) or true_condition(
+            before, ConditionType.FAILED
+        )
+        observed = await self._observe(run, key, jobs, pods)
+        now = _now()
+        refused = None if over else _refusal(run, key, outputs)
+        if refused is None and not over:
+            refused = await self._checked(run, memory, now)
+        settlement = settle(before, observed, now=now)
+        prices = prices_of(run)
+        seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
+        verdict = judge(
+            run,
+            before,
+            observed,
+            refused=refused,
+            seconds=seconds,
+            prices=prices,
+            settings=self.settings,
+        )
+        hashes = {"": template_hash(driver_job(run, settings=self.settings))} | {
+            pool.name: template_hash(self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")))
+            for pool in run.spec.pools()
+        }
+        todo = plan(run, before, observed, verdict, template_hashes=hashes, now=now)
+        applied = await self._apply(run, todo, memory)
+        look = Look(
+            run=run,
+            before=before,
+            observed=observed,
+            verdict=verdict,
+            plan=todo,
+            settlement=settlement,
+            prices=prices,
+            settings=self.settings,
+            now=now,
+            applied=applied,
+        )
+        after = status_of(look)
+        interval = run.spec.observability.status_interval_seconds
+        await self._write(body, memory, before, after, interval=interval)
+        for uid in set(before.settling):  # counted, and the count is written
+            self._gone[key].pop(uid, None)
+        budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
+        self.metrics.record(
+            *key,
+            after,
+            budget=(budget.amount, budget.currency) if budget is not None else None,
+            deadline=deadline.timestamp() if deadline is not None else None,
+        )
+
+    async def _observe(
+        self,
+        run: RephraseRun,
+        key: Key,
+        jobs: Mapping[Key, Iterable[JobSeen]],
+        pods: Mapping[Key, Iterable[PodSeen]],
+    ) -> Observed:
+        mine = [job for job in jobs.get(key, ()) if job.owner == run.metadata.uid]
+        there = {pod.uid: pod for pod in pods.get(key, ())}
+        found = list({**self._gone.get(key, {}), **there}.values())
+        observed = Observed(mine, found, None, {})
+        driver = observed.driver_pod
+        progress = None
+        if driver is not None and driver.phase == "Running" and driver.ip and driver.port:
+            progress = await self._drivers.progress(driver.ip, driver.port)
+        warnings = await self._warnings(key[0], observed)
+        return replace(observed, progress=progress, warnings=warnings)
+
+    async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
+        """Why Jobs have no pod and containers do not start, for some that have waited a while."""
+        late = _now() - timedelta(seconds=_BLOCKED_SECONDS)
+        waiting = [
+            job.uid
+            for job in observed.jobs
+            if not job.finished and not observed.pods_of(job) and job.created < late
+        ]
+        waiting += [
+            pod.uid
+            for pod in observed.pods
+            if pod.phase == "Pending" and pod.node and pod.created < late and not pod.gone
+        ]
+        asked = waiting[:_MOST_QUESTIONS]
+        told = await asyncio.gather(*(self._cluster.warning_of(namespace, uid) for uid in asked))
+        return {uid: text for uid, text in zip(asked, told, strict=True) if text}
+
+    async def _checked(self, run: RephraseRun, memory: Memory, now: datetime) -> Cause | None:
+        """Let the API server look at the Jobs this spec asks for, once for each generation."""
+        same = memory.checked_generation == run.metadata.generation
+        if same and (memory.refused is None or not _passed(memory.checked_at, now)):
+            return memory.refused
+        wanted = [driver_job(run, settings=self.settings)] + [
+            self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")) for pool in run.spec.pools()
+        ]
+        memory.refused = None
+        for job in wanted:
+            try:
+                await self._cluster.create_job(job, dry_run=True)
+            except NameTaken as error:
+                memory.refused = Cause(
+                    Reason.NAME_CONFLICT, f"{error}; delete it, or give this run another name"
+                )
+            except Refused as refused:
+                if not refused.for_good:
+                    raise
+                memory.refused = Cause(
+                    Reason.POD_TEMPLATE_REJECTED,
+                    f"the API server refuses Job {job['metadata']['name']}: {refused.message}",
+                )
+        memory.checked_generation, memory.checked_at = run.metadata.generation, now
+        return memory.refused
+
+    def _worker_job(self, run: RephraseRun, action: StartWorker) -> dict[str, Any]:
+        (pool,) = (pool for pool in run.spec.pools() if pool.name == action.pool)
+        return worker_job(
+            run,
+            pool,
+            slot=action.slot,
+            attempt=action.attempt,
+            start=action.start,
+            settings=self.settings,
+        )
+
+    # -- what is done --
+
+    async def _apply(self, run: RephraseRun, todo: Plan, memory: Memory) -> bool:
+        """Carry out a plan; True if nothing is left of it. What failed is planned again at the next look."""
+        results = await asyncio.gather(
+            *(self._carry_out(run, action, memory) for action in todo.actions)
+        )
+        return all(results)
+
+    async def _carry_out(
+        self,
+        run: RephraseRun,
+        action: StartDriver | StartWorker | DeleteJob | DeleteRun,
+        memory: Memory,
+    ) -> bool:
+        namespace, name = run.metadata.namespace or "", run.metadata.name
+        kind = type(action).__name__
+        result = "done"
+        try:
+            if isinstance(action, StartDriver):
+                await self._cluster.create_job(driver_job(run, settings=self.settings))
+            elif isinstance(action, StartWorker):
+                await self._cluster.create_job(self._worker_job(run, action))
+            elif isinstance(action, DeleteJob):
+                await self._cluster.delete_job(namespace, action.name, action.uid)
+            else:
+                await self._cluster.delete_run(namespace, name, run.metadata.uid or "")
+        except ComingAndGoing:
+            result = "later"
+        except NameTaken as taken:
+            result = "refused"
+            memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
+            memory.refused = Cause(Reason.NAME_CONFLICT, str(taken))
+        except Refused as refused:
+            result = "refused"
+            logger.warning(
+                "action refused",
+                extra={"run": name, "action": kind, "code": refused.code, "error": refused.message},
+            )
+            if refused.for_good:
+                memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
+                memory.refused = Cause(Reason.POD_TEMPLATE_REJECTED, refused.message)
+        self.metrics.api_requests.labels(kind, result).inc()
+        logger.info("action", extra={"run": name, "action": str(action), "result": result})
+        return result == "done"
+
+    async def _write(
+        self,
+        body: kopf.Body,
+        memory: Memory,
+        before: RephraseRunStatus,
+        after: RephraseRunStatus,
+        *,
+        interval: float,
+    ) -> None:
+        """Write what changed: conditions at once, numbers now and then; tell transitions as Events."""
+        now = _now()
+        patch = changes(before.to_api(), after.to_api())
+        recent = memory.written_at is not None and not _passed(memory.written_at, now, interval)
+        if not patch or (recent and not is_urgent(before, after)):
+            return
+        meta = body["metadata"]
+        await self._cluster.patch_status(meta["namespace"], meta["name"], patch)
+        memory.written_at = now
+        for event in events(before, after):
+            kopf.event(body, type=event.type, reason=event.reason, message=event.message)
+
+    # -- the end of a run object --
+
+    async def drain(
+        self,
+        *,
+        body: kopf.Body,
+        **keywords: Any,  # noqa: ANN401 - kopf's, the indexes among them
+    ) -> None:
+        """Stop workers and driver of a deleted run before it goes; dataset and ledger stay."""
+        jobs: Mapping[Key, Iterable[JobSeen]] = keywords["jobs"]
+        pods: Mapping[Key, Iterable[PodSeen]] = keywords["pods"]
+        meta = body["metadata"]
+        key, uid = (str(meta["namespace"]), str(meta["name"])), meta["uid"]
+        workers = body["spec"].get("workers", {})
+        grace = workers.get("terminationGracePeriodSeconds", 60) + _GRACE_AFTER_GRACE_SECONDS
+        deadline = datetime.fromisoformat(meta["deletionTimestamp"]) + timedelta(seconds=grace)
+        deleted: set[str] = set()
+        told = False
+        while True:
+            mine = [job for job in jobs.get(key, ()) if job.owner == uid]
+            for job in mine:
+                if not job.deleting and job.uid not in deleted:
+                    await self._cluster.delete_job(key[0], job.name, job.uid)
+                    deleted.add(job.uid)
+            owners = deleted | {job.uid for job in mine}
+            left = [pod for pod in pods.get(key, ()) if pod.owner in owners and not pod.terminal]
+            if not left and all(job.deleting for job in mine):
+                break
+            if _now() > deadline:
+                logger.warning("pods outlive the run", extra={"run": key[1], "pods": len(left)})
+                break
+            if not told:
+                told = True
+                await self._cluster.patch_status(*key, {"phase": "Terminating"})
+                kopf.event(
+                    body,
+                    type="Normal",
+                    reason="Draining",
+                    message=f"{len(left)} pods save their samples before the run is deleted",
+                )
+            await asyncio.sleep(0.5)
+        self._memories.pop(uid, None)
+        self._gone.pop(key, None)
+        self.metrics.forget(*key)
+
+
+def prices_of(run: RephraseRun) -> dict[str, Decimal]:
+    """Prices of a GPU hour, by pool, where known."""
+    return {
+        pool.name: Decimal(pool.price_per_gpu_hour)
+        for pool in run.spec.pools()
+        if pool.price_per_gpu_hour is not None
+    }
+
+
+def _refusal(run: RephraseRun, key: Key, outputs: Mapping[str, Iterable[Claim]]) -> Cause | None:
+    """Why the spec is not accepted, as far as the API server's schema could not tell."""
+    if problems := problems_of(run):
+        return Cause(Reason.INVALID_SPEC, "; ".join(problems))
+    if run.spec.scaling.budget is not None:
+        missing = sorted({pool.name for pool in run.spec.pools()} - prices_of(run).keys())
+        if missing:
+            return Cause(
+                Reason.PRICE_MISSING,
+                "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
+                f"{', '.join(missing)}",
+            )
+    same = sorted(outputs.get(canonical_uri(run.spec.output.uri), ()))
+    if same and same[0][2] != key and any(one[2] == key for one in same):
+        return Cause(
+            Reason.OUTPUT_IN_USE,
+            f"{run.spec.output.uri} is the output of the run {'/'.join(same[0][2])}; delete that one, "
+            "or name another output",
+        )
+    return None
+
+
+def _key_of_child(body: kopf.Body) -> Key:
+    meta = body["metadata"]
+    return str(meta["namespace"]), str(meta["labels"][names.RUN_LABEL])
+
+
+def _plain(body: kopf.Body) -> dict[str, Any]:
+    return {key: body[key] for key in ("apiVersion", "kind", "metadata", "spec")}
+
+
+def _passed(since: datetime | None, now: datetime, seconds: float = _CHECK_AGAIN_SECONDS) -> bool:
+    return since is None or now >= since + timedelta(seconds=seconds)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - the edge that hands it to the pure ones

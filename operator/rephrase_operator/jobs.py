@@ -1,0 +1,444 @@
+"""A plan's items to Kubernetes Jobs: one for the driver, one for each worker. Pure.
+
+Why every field is as it is stands in `docs/operator.md`; the traps are Kubernetes' (Job controller 1.30 to
+1.37): a preempted pod must not count (`DisruptionTarget` first), exit 64 must end the run and not be tried
+again, exit 75 is a drain. What may change between attempts of a slot (start, attempt) is outside the
+template hash.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from rephrase_api import names
+from rephrase_api.errors import ExitCode
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, merged_arguments
+from rephrase_api.semantic import declared, spec_hash
+from rephrase_api.v1alpha1 import Pool, RephraseRun, RephraseRunSpec
+from rephrase_api.v1alpha1.base import Model
+from rephrase_api.v1alpha1.workers import Placement
+from rephrase_operator.settings import Settings
+
+_USER = 65532
+_LEAVE_TAINTS = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+_LEAVE_SECONDS = 30
+_SECRETS = "/var/run/rephrase"
+_CACHE = "/cache"
+
+
+def worker_job(
+    run: RephraseRun, pool: Pool, *, slot: int, attempt: int, start: int, settings: Settings
+) -> dict[str, Any]:
+    """The Job of one worker.
+
+    Args:
+        run: its run, as the API server has it (uid set).
+        pool: where it runs; one of `run.spec.pools()`.
+        slot: place among the run's workers.
+        attempt: number of the Job in that slot, from 1.
+        start: unit to begin at.
+        settings: the operator's.
+    """
+    spec = run.spec
+    labels = _labels(run, names.WORKER) | {names.POOL_LABEL: pool.name}
+    gpus = pool.gpu.count if pool.gpu is not None else 0
+    launch = WorkerLaunch(
+        run=run.metadata.name,
+        namespace=run.metadata.namespace or "",
+        log_level=spec.observability.log_level.value,
+        output_uri=spec.output.uri,
+        output_storage=spec.output.storage,
+        output_credentials=_credentials("output") if spec.output.secret_ref else "",
+        source_storage=spec.source.storage,
+        source_credentials=_credentials("source") if spec.source.secret_ref else "",
+        spec_hash=spec_hash(declared(spec)),
+        pool=pool.name,
+        gpus=gpus,
+        engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
+        heartbeat_seconds=spec.durability.heartbeat_seconds,
+        lease_seconds=spec.durability.lease_seconds,
+        checkpoint_seconds=spec.durability.checkpoint_seconds,
+        request_attempts=spec.retries.request_attempts,
+        engine_kills=spec.retries.document_engine_kills,
+        engine_rebuilds=spec.retries.engine_rebuilds,
+        port=spec.observability.metrics_port,
+    )
+    container = _container(
+        names.WORKER,
+        spec.image.runner or settings.runner_image,
+        launch.to_environment(),
+        port=launch.port,
+        requests=pool.resources.requests,
+        limits={
+            **pool.resources.limits,
+            **({pool.gpu.resource: str(gpus)} if pool.gpu is not None and gpus else {}),
+        },
+    )
+    pod = _pod(spec, container, pool, grace=spec.workers.termination_grace_period_seconds)
+    if pool.priority_class_name is not None:
+        pod["priorityClassName"] = pool.priority_class_name
+    if pool.model_cache is not None:
+        claim = pool.model_cache.persistent_volume_claim.claim_name
+        _set_volume(pod, "cache", {"persistentVolumeClaim": {"claimName": claim}})
+    _mount_secrets(pod, container, spec)
+    template = _overlaid({"metadata": {"labels": labels}, "spec": pod}, pool.pod_template)
+    job = _job(
+        run,
+        names.worker_job_name(run.metadata.name, slot, attempt),
+        labels | ({names.QUEUE_LABEL: pool.queue_name} if pool.queue_name is not None else {}),
+        template,
+        origin=[
+            _said(pool, but=_NOT_A_WORKERS),
+            _said(spec, but=_NOT_THE_WORKERS),
+            spec.workers.termination_grace_period_seconds,
+        ],
+        backoff_limit=spec.retries.worker_backoff_limit,
+    )
+    # what differs between slots and attempts is no part of the hash
+    job["metadata"]["labels"] |= {names.SLOT_LABEL: str(slot), names.ATTEMPT_LABEL: str(attempt)}
+    template["metadata"]["labels"][names.SLOT_LABEL] = str(slot)
+    _first_container(template)["env"] += [
+        {"name": "REPHRASE_SLOT", "value": str(slot)},
+        {"name": "REPHRASE_START", "value": str(start)},
+    ]
+    return job
+
+
+def driver_job(run: RephraseRun, *, settings: Settings) -> dict[str, Any]:
+    """The Job of a run's driver: CPU only, never on spot nodes unless its tolerations say so."""
+    spec = run.spec
+    templates = {
+        prompt.name: prompt.template_from.config_map_key_ref
+        for prompt in spec.prompts
+        if prompt.template_from is not None
+    }
+    launch = DriverLaunch(
+        run=run.metadata.name,
+        namespace=run.metadata.namespace or "",
+        log_level=spec.observability.log_level.value,
+        manifest=json.dumps(_manifest(run), sort_keys=True),
+        source_credentials=_credentials("source") if spec.source.secret_ref else "",
+        output_credentials=_credentials("output") if spec.output.secret_ref else "",
+        templates=f"{_SECRETS}/templates" if templates else "",
+        port=spec.observability.metrics_port,
+    )
+    container = _container(
+        names.DRIVER,
+        spec.image.driver or settings.driver_image,
+        launch.to_environment(),
+        port=launch.port,
+        requests=spec.driver.resources.requests,
+        limits=spec.driver.resources.limits,
+    )
+    pod = _pod(spec, container, spec.driver, grace=30)
+    _mount_secrets(pod, container, spec)
+    if templates:
+        sources = [
+            {"configMap": {"name": ref.name, "items": [{"key": ref.key, "path": name}]}}
+            for name, ref in sorted(templates.items())
+        ]
+        _set_volume(pod, "templates", {"projected": {"sources": sources}})
+        container["volumeMounts"].append(
+            {"name": "templates", "mountPath": f"{_SECRETS}/templates", "readOnly": True}
+        )
+    labels = _labels(run, names.DRIVER)
+    template = _overlaid({"metadata": {"labels": labels}, "spec": pod}, spec.driver.pod_template)
+    return _job(
+        run,
+        names.driver_job_name(run.metadata.name),
+        labels,
+        template,
+        origin=[_manifest(run)["spec"], _said(spec, but=_NOT_THE_DRIVERS - _OF_ITS_POD)],
+        backoff_limit=spec.retries.worker_backoff_limit,
+    )
+
+
+def template_hash(job: Mapping[str, Any]) -> str:
+    """The hash a Job carries of what it was made from; another one in a slot is an outdated worker."""
+    return str(job["metadata"].get("annotations", {}).get(names.TEMPLATE_HASH_ANNOTATION, ""))
+
+
+def _job(
+    run: RephraseRun,
+    name: str,
+    labels: dict[str, str],
+    template: dict[str, Any],
+    *,
+    origin: Sequence[Any],
+    backoff_limit: int,
+) -> dict[str, Any]:
+    container = template["spec"]["containers"][0]["name"]
+    # of what the spec says, not of what this version makes of it: an upgrade of the operator, or of its
+    # default images, must not restart the workers of a run
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": run.metadata.namespace,
+            "labels": dict(labels),
+            "annotations": {names.TEMPLATE_HASH_ANNOTATION: digest},
+            "ownerReferences": [_owner(run)],
+        },
+        "spec": {
+            # Indexed: the live pod then carries durable counts of failures and of preemptions
+            "completionMode": "Indexed",
+            "completions": 1,
+            "parallelism": 1,
+            "backoffLimitPerIndex": backoff_limit,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "Ignore",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    },
+                    _on_exit("FailJob", container, ExitCode.INVALID),
+                    _on_exit("Ignore", container, ExitCode.DRAINED),
+                ]
+            },
+            "template": template,
+        },
+    }
+
+
+def _on_exit(action: str, container: str, code: ExitCode) -> dict[str, Any]:
+    codes = {"containerName": container, "operator": "In", "values": [int(code)]}
+    return {"action": action, "onExitCodes": codes}
+
+
+def _owner(run: RephraseRun) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": run.metadata.name,
+        "uid": run.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _labels(run: RephraseRun, role: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "rephrase",
+        "app.kubernetes.io/instance": run.metadata.name,
+        "app.kubernetes.io/component": role,
+        names.RUN_LABEL: run.metadata.name,
+        names.ROLE_LABEL: role,
+    }
+
+
+def _manifest(run: RephraseRun) -> dict[str, Any]:
+    """What a driver needs of the run, and no more: what is not in it may change without a new driver."""
+    whole: dict[str, Any] = run.to_api()
+    spec = {key: value for key, value in whole["spec"].items() if key not in _NOT_THE_DRIVERS}
+    pools = spec.get("workers", {}).get("pools", [])
+    kept = [{key: pool[key] for key in ("name", "gpu", "engine") if key in pool} for pool in pools]
+    # their engine arguments are checked before any GPU is asked for
+    spec["workers"] = {"pools": kept}
+    return whole | {"metadata": {"name": run.metadata.name}, "spec": spec}
+
+
+def _said(model: Model, *, but: AbstractSet[str]) -> dict[str, Any]:
+    """What was written, by key; a default counts as not written, so that a new field changes nothing."""
+    found = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    return {key: value for key, value in found.items() if key not in but}
+
+
+_NOT_A_WORKERS = {
+    "capacityType",
+    "priority",
+    "min",
+    "max",
+    "fallbackAfterSeconds",
+    "pricePerGPUHour",
+}
+"""Of a pool: what decides how many workers there are, and not how each is made."""
+_NOT_THE_WORKERS = {
+    "suspend",
+    "managedBy",
+    "driver",
+    "workers",
+    "scaling",
+    "canary",
+    "ttlSecondsAfterFinished",
+}
+_OF_ITS_POD = {"serviceAccountName", "image", "imagePullSecrets", "driver", "observability"}
+_NOT_THE_DRIVERS = {
+    "suspend",
+    "managedBy",
+    "serviceAccountName",
+    "image",
+    "imagePullSecrets",
+    "driver",
+    "scaling",
+    "canary",
+    "ttlSecondsAfterFinished",
+    "observability",
+}
+
+
+def _container(
+    name: str,
+    image: str,
+    environment: Mapping[str, str],
+    *,
+    port: int,
+    requests: Mapping[str, str],
+    limits: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": image,
+        "command": ["rephrase", name],
+        "env": [
+            *(
+                {"name": key, "value": value}
+                for key, value in sorted(environment.items())
+                if key not in _FROM_THE_POD | _OF_THE_SLOT
+            ),
+            {"name": "REPHRASE_POD_UID", "valueFrom": _field("metadata.uid")},
+            {"name": "REPHRASE_NODE", "valueFrom": _field("spec.nodeName")},
+            {"name": "REPHRASE_HOST", "valueFrom": _field("status.podIP")},
+            *({"name": key, "value": value} for key, value in _CACHES.items()),
+        ],
+        "ports": [{"name": names.METRICS_PORT, "containerPort": port}],
+        "resources": {"requests": dict(requests), "limits": dict(limits)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a path in the pod
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a path in the pod
+            {"name": "cache", "mountPath": _CACHE},
+        ],
+    }
+
+
+_FROM_THE_POD = {"REPHRASE_POD_UID", "REPHRASE_NODE", "REPHRASE_HOST"}
+_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START"}
+_CACHES = {
+    "HOME": _CACHE,
+    "HF_HOME": f"{_CACHE}/huggingface",
+    "VLLM_CACHE_ROOT": f"{_CACHE}/vllm",
+    "TRITON_CACHE_DIR": f"{_CACHE}/triton",
+    "XDG_CACHE_HOME": _CACHE,
+}
+"""Everything that wants to write goes to the one volume that may be large: the root is read-only."""
+
+
+def _field(path: str) -> dict[str, Any]:
+    return {"fieldRef": {"fieldPath": path}}
+
+
+def _pod(
+    spec: RephraseRunSpec, container: dict[str, Any], placement: Placement, *, grace: int
+) -> dict[str, Any]:
+    tolerations = [one.to_api() for one in placement.tolerations]
+    named = {one.get("key") for one in tolerations}
+    tolerations += [
+        {
+            "key": key,
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": _LEAVE_SECONDS,
+        }
+        for key in _LEAVE_TAINTS
+        if key not in named
+    ]
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": dict(placement.node_selector),
+        "tolerations": tolerations,
+        "containers": [container],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+            {"name": "cache", "emptyDir": {}},
+        ],
+    }
+    if spec.service_account_name is not None:
+        pod["serviceAccountName"] = spec.service_account_name
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    return pod
+
+
+def _credentials(kind: str) -> str:
+    return f"{_SECRETS}/{kind}"
+
+
+def _mount_secrets(pod: dict[str, Any], container: dict[str, Any], spec: RephraseRunSpec) -> None:
+    """Secrets as read-only files, each in a folder of its own: two may hold the same names."""
+    wanted = {
+        "source": spec.source.secret_ref,
+        "output": spec.output.secret_ref,
+        "model": spec.model.secret_ref,
+    }
+    for kind, reference in wanted.items():
+        if reference is not None:
+            secret = {"secretName": reference.name, "defaultMode": 0o440}
+            _set_volume(pod, f"{kind}-secret", {"secret": secret})
+            container["volumeMounts"].append(
+                {"name": f"{kind}-secret", "mountPath": _credentials(kind), "readOnly": True}
+            )
+    if spec.model.secret_ref is not None:
+        token = f"{_credentials('model')}/token"
+        container["env"].append({"name": "HF_TOKEN_PATH", "value": token})
+
+
+def _set_volume(pod: dict[str, Any], name: str, source: dict[str, Any]) -> None:
+    pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != name]
+    pod["volumes"].append({"name": name, **source})
+
+
+def _first_container(template: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = template["spec"]["containers"][0]
+    return found
+
+
+def _overlaid(template: dict[str, Any], overlay: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The template with a user's overlay merged last: mappings by key, named lists by name."""
+    merged = _merge(copy.deepcopy(template), overlay or {})
+    if not isinstance(merged, dict):
+        raise TypeError("a pod template is a mapping")
+    return merged
+
+
+def _merge(base: Any, overlay: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(base, dict) and isinstance(overlay, Mapping):
+        return {
+            key: _merge(base.get(key), overlay[key]) if key in overlay else base[key]
+            for key in (*base, *(key for key in overlay if key not in base))
+        }
+    if _is_named(base) and _is_named(overlay):
+        found = {item["name"]: item for item in base}
+        for item in overlay:
+            found[item["name"]] = _merge(found.get(item["name"], {}), item)
+        return list(found.values())
+    return copy.deepcopy(overlay)
+
+
+def _is_named(value: Any) -> bool:  # noqa: ANN401 - JSON
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and "name" in item for item in value)
+    )

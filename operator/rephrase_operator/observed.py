@@ -1,0 +1,330 @@
+"""What is there: Jobs and pods as the API server has them, and the driver's word. Pure.
+
+Extracts only what decisions need; kopf's indexes hold these small values, never whole objects. How an
+ended pod is judged (`Ending`) follows the Job controller and the kubelet of Kubernetes 1.30 to 1.37.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from pydantic import ValidationError
+
+from rephrase_api import names
+from rephrase_api.errors import ExitCode
+from rephrase_api.progress import Progress
+
+_PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+_REJECTIONS = ("OutOf", "UnexpectedAdmissionError", "NodeShutdown", "NodeAffinity", "Terminated")
+_LOST_CONTAINER = {"ContainerStatusUnknown", "Unknown"}
+
+
+class Ending(Enum):
+    """What the end of a pod means."""
+
+    DONE = "done"
+    """All units are committed."""
+    EXPECTED = "expected"
+    """The operator, or the user, stopped it."""
+    DISRUPTION = "disruption"
+    """Its node was taken, or would not have it: no fault of the worker."""
+    FAILURE = "failure"
+    """The worker failed by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSeen:
+    """A Job of a run.
+
+    Attributes:
+        owner: uid of the run it belongs to.
+        slot: of a worker; -1 of the driver.
+        suspended: a queue (Kueue) holds it back.
+        failure: reason of its failure (PodFailurePolicy, FailedIndexes ...), else empty.
+        message: Kubernetes' sentence on the failure.
+        ended: when it was complete or had failed.
+    """
+
+    name: str
+    uid: str
+    owner: str
+    role: str
+    pool: str
+    slot: int
+    attempt: int
+    template_hash: str
+    created: datetime
+    deleting: bool
+    suspended: bool
+    complete: bool
+    failure: str
+    message: str
+    ended: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will make no more pods."""
+        return self.complete or bool(self.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """A pod of a run.
+
+    Attributes:
+        owner: uid of its Job.
+        phase: Pending, Running, Succeeded or Failed.
+        ip: its address, empty before it has one.
+        scheduled: when it got its node: the node is paid from then on.
+        deletion: when its grace is over, of one that is being deleted.
+        disruption: reason of a true DisruptionTarget condition, else empty.
+        exit_code: of its container, None while it has none.
+        reason: why it is not running (Unschedulable, ImagePullBackOff, OOMKilled, Evicted ...).
+        message: the sentence beside it: the scheduler's, the kubelet's, or the process's last words.
+        failures: failed pods of its slot before it that counted.
+        preemptions: failed pods of its slot before it that did not count.
+        gpus: its worker runs on.
+        port: where it answers HTTP, 0 if nowhere.
+        gone: it was deleted; this is how it was last seen.
+    """
+
+    name: str
+    uid: str
+    owner: str
+    role: str
+    pool: str
+    slot: int
+    phase: str
+    node: str
+    ip: str
+    created: datetime
+    scheduled: datetime | None
+    finished: datetime | None
+    deletion: datetime | None
+    disruption: str
+    exit_code: int | None
+    reason: str
+    message: str
+    failures: int
+    preemptions: int
+    gpus: int
+    port: int
+    gone: bool = False
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.gone or self.phase in {"Succeeded", "Failed"}
+
+    @property
+    def last_words(self) -> tuple[str, str]:
+        """Reason and sentence that its process left (`<Reason>: <sentence>`); reason may be empty."""
+        reason, separator, sentence = self.message.partition(": ")
+        told = self.exit_code not in (None, 0) and separator and reason.isalnum()
+        return (reason, sentence) if told else ("", self.message)
+
+    @property
+    def final_progress(self) -> Progress | None:
+        """What a finished driver left as its last word; None if it is none."""
+        if self.role != names.DRIVER or self.exit_code != 0:
+            return None
+        try:
+            found = Progress.model_validate_json(self.message)
+        except ValidationError:
+            return None
+        return found if found.finished else None
+
+    def billed_seconds(self, now: datetime) -> float:
+        """Seconds that its node was paid for it, image pull and loading included; 0 before it had one."""
+        if self.scheduled is None:
+            return 0.0
+        end = (self.finished or now) if self.terminal else now
+        return max(0.0, (end - self.scheduled).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything a plan looks at.
+
+    Attributes:
+        jobs: of the run, deleted ones included until they are gone.
+        pods: of the run; those lately gone too, as they were last seen.
+        progress: the driver's word; None where it did not answer.
+        warnings: the last Warning event about a Job or pod without progress, by its uid.
+    """
+
+    jobs: Sequence[JobSeen]
+    pods: Sequence[PodSeen]
+    progress: Progress | None
+    warnings: Mapping[str, str]
+
+    @property
+    def driver_job(self) -> JobSeen | None:
+        """The driver's Job."""
+        return next((job for job in self.jobs if job.role == names.DRIVER), None)
+
+    @property
+    def worker_jobs(self) -> list[JobSeen]:
+        """The workers' Jobs, by slot and attempt."""
+        found = [job for job in self.jobs if job.role == names.WORKER]
+        return sorted(found, key=lambda job: (job.slot, job.attempt))
+
+    def pods_of(self, job: JobSeen) -> list[PodSeen]:
+        """The pods of a Job, oldest first."""
+        found = [pod for pod in self.pods if pod.owner == job.uid]
+        return sorted(found, key=lambda pod: pod.created)
+
+    def job_of(self, pod: PodSeen) -> JobSeen | None:
+        """The Job of a pod, None if it is gone."""
+        return next((job for job in self.jobs if job.uid == pod.owner), None)
+
+    @property
+    def worker_pods(self) -> list[PodSeen]:
+        """The workers' pods."""
+        return [pod for pod in self.pods if pod.role == names.WORKER]
+
+    @property
+    def driver_pod(self) -> PodSeen | None:
+        """The driver's youngest pod."""
+        found = [pod for pod in self.pods if pod.role == names.DRIVER]
+        return max(found, key=lambda pod: pod.created, default=None)
+
+
+def job_seen(body: Mapping[str, Any]) -> JobSeen:
+    """Extract of a batch/v1 Job."""
+    meta, status = body["metadata"], body.get("status", {})
+    labels = meta.get("labels", {})
+    conditions = {one["type"]: one for one in status.get("conditions", [])}
+    failed = _true(conditions, "FailureTarget") or _true(conditions, "Failed")
+    complete = _true(conditions, "SuccessCriteriaMet") or _true(conditions, "Complete")
+    return JobSeen(
+        name=meta["name"],
+        uid=meta["uid"],
+        owner=_owner(meta),
+        role=labels.get(names.ROLE_LABEL, ""),
+        pool=labels.get(names.POOL_LABEL, ""),
+        slot=int(labels.get(names.SLOT_LABEL, -1)),
+        attempt=int(labels.get(names.ATTEMPT_LABEL, 0)),
+        template_hash=meta.get("annotations", {}).get(names.TEMPLATE_HASH_ANNOTATION, ""),
+        created=_time(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        suspended=bool(body.get("spec", {}).get("suspend", False)),
+        complete=complete is not None,
+        failure=str(failed.get("reason", "Failed")) if failed is not None else "",
+        message=str(failed.get("message", "")) if failed is not None else "",
+        ended=_time(ended["lastTransitionTime"]) if (ended := failed or complete) else None,
+    )
+
+
+def pod_seen(body: Mapping[str, Any]) -> PodSeen:
+    """Extract of a pod."""
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    labels, annotations = meta.get("labels", {}), meta.get("annotations", {})
+    conditions = {one["type"]: one for one in status.get("conditions", [])}
+    disruption = _true(conditions, "DisruptionTarget")
+    scheduled = _true(conditions, "PodScheduled")
+    state = _container_state(status)
+    ended = state.get("terminated", {})
+    reason, message = _why(status, conditions, state)
+    return PodSeen(
+        name=meta["name"],
+        uid=meta["uid"],
+        owner=_owner(meta),
+        role=labels.get(names.ROLE_LABEL, ""),
+        pool=labels.get(names.POOL_LABEL, ""),
+        slot=int(labels.get(names.SLOT_LABEL, -1)),
+        phase=status.get("phase", "Pending"),
+        node=spec.get("nodeName", ""),
+        ip=status.get("podIP", ""),
+        created=_time(meta["creationTimestamp"]),
+        scheduled=_time(scheduled["lastTransitionTime"]) if scheduled is not None else None,
+        finished=_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
+        deletion=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
+        disruption=str(disruption.get("reason", "Disrupted")) if disruption is not None else "",
+        exit_code=ended.get("exitCode"),
+        reason=reason,
+        message=message,
+        failures=int(annotations.get("batch.kubernetes.io/job-index-failure-count", 0)),
+        preemptions=int(annotations.get("batch.kubernetes.io/job-index-ignored-failure-count", 0)),
+        gpus=_gpus(spec),
+        port=_port(spec),
+    )
+
+
+def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:
+    """What the end of a worker's pod means.
+
+    Args:
+        pod: one that has ended or is gone.
+        job: its Job, None if that is gone.
+    """
+    if pod.exit_code == ExitCode.OK:
+        return Ending.DONE
+    if pod.disruption:
+        return Ending.DISRUPTION
+    if job is None or job.deleting:
+        return Ending.EXPECTED
+    rejected = pod.exit_code is None and pod.reason.startswith(_REJECTIONS)
+    if pod.exit_code == ExitCode.DRAINED or rejected or pod.reason in _LOST_CONTAINER:
+        return Ending.DISRUPTION
+    if pod.phase not in {"Succeeded", "Failed"}:  # gone before its end was seen
+        return Ending.DISRUPTION
+    return Ending.FAILURE
+
+
+def _why(
+    status: Mapping[str, Any],
+    conditions: Mapping[str, Mapping[str, Any]],
+    state: Mapping[str, Any],
+) -> tuple[str, str]:
+    """Why a pod is not running, best source first."""
+    ended, waiting = state.get("terminated", {}), state.get("waiting", {})
+    if status.get("reason"):  # Evicted, NodeShutdown, UnexpectedAdmissionError ...
+        return str(status["reason"]), str(status.get("message", ""))
+    if ended:
+        return str(ended.get("reason", "")), str(ended.get("message", ""))
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message", ""))
+    if waiting.get("reason") in _PULL_REASONS:
+        return "ImagePull", str(waiting.get("message", ""))
+    return str(waiting.get("reason", "")), str(waiting.get("message", ""))
+
+
+def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    containers = status.get("containerStatuses", [])
+    state: Mapping[str, Any] = containers[0].get("state", {}) if containers else {}
+    return state
+
+
+def _owner(meta: Mapping[str, Any]) -> str:
+    owners = meta.get("ownerReferences", [])
+    return next((str(one["uid"]) for one in owners if one.get("controller")), "")
+
+
+def _gpus(spec: Mapping[str, Any]) -> int:
+    """As its Job said; limits may hold other devices beside them."""
+    for container in spec.get("containers", [])[:1]:
+        for variable in container.get("env", []):
+            if variable["name"] == "REPHRASE_GPUS" and variable.get("value", "").isdigit():
+                return int(variable["value"])
+    return 0
+
+
+def _port(spec: Mapping[str, Any]) -> int:
+    for container in spec.get("containers", [])[:1]:
+        for port in container.get("ports", []):
+            if port.get("name") == names.METRICS_PORT:
+                return int(port["containerPort"])
+    return 0
+
+
+def _true(conditions: Mapping[str, Mapping[str, Any]], kind: str) -> Mapping[str, Any] | None:
+    found = conditions.get(kind)
+    return found if found is not None and found.get("status") == "True" else None
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,364 @@
+"""What is to be done next for a run: make, renew, drain, each with its reason. Pure.
+
+What holds of every plan, and is tested as such:
+- never more workers than `spec.workers.max`, nor more of a pool than its `max`;
+- planning twice gives the same plan, and a plan that was carried out is followed by an empty one;
+- no worker is made before the run is planned, while it is stopped, refused or over;
+- a Job whose ended pods are not settled yet is deleted only to drain a live worker.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rephrase_api.errors import ExitCode
+from rephrase_api.launch import bit_reversed_start
+from rephrase_api.v1alpha1 import Pool, RephraseRun
+from rephrase_api.v1alpha1.conditions import Reason
+from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.observed import Ending, JobSeen, Observed, PodSeen, ending
+from rephrase_operator.verdict import REMEMBERED_STOPS, Verdict, recorded_stop
+
+MOST_STARTS = 50
+"""Jobs made at one look: the API server is everybody's."""
+RENEW_AT_DISRUPTIONS = 3
+"""The third wait of the Job controller is 40 s, and each one after it twice as long."""
+LOST_SECONDS = 60
+"""A pod that outlives its grace by so long is on a silent node."""
+RETRY_SECONDS: Mapping[int | None, int] = {ExitCode.REFUSED: 60}
+"""Pause before a slot whose Job has failed for good is tried anew, by the last exit code."""
+RETRY_SECONDS_OTHERWISE = 300
+ROLLING_SHARE = 10
+"""One worker in so many is replaced at a time when the spec's image, resources or arguments change."""
+UNREAD_SECONDS = 60
+"""How long a worker's own end, or a driver's, may be known to its Job before the rest has read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartDriver:
+    """Make the driver's Job."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Make a worker's Job."""
+
+    slot: int
+    attempt: int
+    pool: str
+    start: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteJob:
+    """Delete a Job; a live pod of it is drained."""
+
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRun:
+    """Delete the run object, whose time to live is over; data never is."""
+
+    reason: str
+
+
+Action = StartDriver | StartWorker | DeleteJob | DeleteRun
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now.
+
+    Attributes:
+        actions: in the order to carry them out.
+        desired: workers there should be, by pool.
+    """
+
+    actions: tuple[Action, ...]
+    desired: Mapping[str, int]
+
+
+def plan(
+    run: RephraseRun,
+    status: RephraseRunStatus,
+    observed: Observed,
+    verdict: Verdict,
+    *,
+    template_hashes: Mapping[str, str],
+    now: datetime,
+) -> Plan:
+    """Decide what to do now.
+
+    Args:
+        run: as the API server has it.
+        status: as it was last written.
+        observed: what is there.
+        verdict: where the run stands.
+        template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
+        now: the time.
+    """
+    settled = frozenset(status.settling)
+    if verdict.over:
+        return Plan(tuple(_clean_up(run, status, observed, settled, now)), {})
+    if verdict.stopped is not None:
+        unrecorded = verdict.stopped.reason in REMEMBERED_STOPS and not recorded_stop(run, status)
+        drained = () if unrecorded else tuple(_drain(observed, settled, verdict.stopped.reason))
+        return Plan(drained, {})
+    planned, committed = _units(status, observed)
+    desired = _desired(run, left=planned - committed)
+    if verdict.refused is not None:
+        return Plan((), desired)
+    driver = tuple(_driver(observed, template_hashes[""], now))
+    if not planned or observed.progress is None:
+        return Plan(driver, desired)
+    workers = _Workers(run, observed, desired, settled, template_hashes, planned, now)
+    return Plan((*driver, *workers.actions()), desired)
+
+
+def _units(status: RephraseRunStatus, observed: Observed) -> tuple[int, int]:
+    """Planned and committed units, as far as anybody knows."""
+    if observed.progress is not None:
+        return observed.progress.units.planned, observed.progress.units.committed
+    units = status.progress.units if status.progress is not None else None
+    return ((units.planned or 0), (units.committed or 0)) if units is not None else (0, 0)
+
+
+def _clean_up(
+    run: RephraseRun,
+    status: RephraseRunStatus,
+    observed: Observed,
+    settled: frozenset[str],
+    now: datetime,
+) -> Iterable[Action]:
+    """A run that is over keeps nothing; its end stands in the status first."""
+    ended = status.completion_time
+    if ended is None:
+        return
+    for job in observed.jobs:
+        if job.deleting:
+            continue
+        pods = observed.pods_of(job)
+        unread = [pod for pod in pods if pod.terminal and pod.uid not in settled]
+        live = [pod for pod in pods if not pod.terminal]
+        is_driver = job == observed.driver_job
+        late = now >= ended + timedelta(seconds=UNREAD_SECONDS)
+        failed = status.phase == "Failed"
+        if is_driver or (not unread and (not live or late or failed)):
+            yield DeleteJob(job.name, job.uid, "the run is over and its end is recorded")
+    ttl = run.spec.ttl_seconds_after_finished
+    if ttl is not None and not observed.jobs and now >= ended + timedelta(seconds=ttl):
+        yield DeleteRun(f"finished {ttl} s ago (spec.ttlSecondsAfterFinished)")
+
+
+def _drain(observed: Observed, settled: frozenset[str], reason: Reason) -> Iterable[Action]:
+    """No workers; then no driver either."""
+    for job in observed.worker_jobs:
+        if not job.deleting and _may_be_deleted(observed, job, settled):
+            yield DeleteJob(job.name, job.uid, f"the run is stopped: {reason}")
+    driver = observed.driver_job
+    gone = not any(not pod.terminal for pod in observed.worker_pods) and not observed.worker_jobs
+    if driver is not None and not driver.deleting and gone:
+        yield DeleteJob(driver.name, driver.uid, f"the run is stopped: {reason}")
+
+
+def _may_be_deleted(observed: Observed, job: JobSeen, settled: frozenset[str]) -> bool:
+    """Its live pods will be settled when they end; those that have ended must be already."""
+    ended = [pod for pod in observed.pods_of(job) if pod.terminal]
+    return all(pod.uid in settled for pod in ended)
+
+
+def _driver(observed: Observed, template_hash: str, now: datetime) -> Iterable[Action]:
+    job = observed.driver_job
+    if job is None:
+        yield StartDriver("the run has no driver")
+    elif job.deleting:
+        return
+    elif job.template_hash != template_hash:
+        yield DeleteJob(job.name, job.uid, "the spec has changed")
+    elif job.finished:
+        last = observed.driver_pod
+        code = last.exit_code if last is not None else None
+        pause = _retry_seconds(code) if job.failure else UNREAD_SECONDS
+        if job.ended is None or now >= job.ended + timedelta(seconds=pause):
+            yield DeleteJob(job.name, job.uid, "the driver ended before the run did")
+
+
+def _retry_seconds(code: int | None) -> int:
+    return RETRY_SECONDS.get(code, RETRY_SECONDS_OTHERWISE)
+
+
+def _desired(run: RephraseRun, *, left: int) -> dict[str, int]:
+    """Workers of each pool: every pool's `min` first, then by priority, up to `spec.workers.max`.
+
+    No more than there are units left: near the end workers share units, but a new one would come too late.
+    """
+    most = min(run.spec.workers.max, left) if left else 0
+    pools = by_priority(run)
+    desired = dict.fromkeys((pool.name for pool in pools), 0)
+    for pool in pools:
+        desired[pool.name] = min(pool.min, _room(pool, run), most)
+        most -= desired[pool.name]
+    for pool in pools:
+        more = min(_room(pool, run) - desired[pool.name], most)
+        desired[pool.name] += more
+        most -= more
+    return desired
+
+
+def by_priority(run: RephraseRun) -> list[Pool]:
+    """The pools in the order they are tried in."""
+    return sorted(run.spec.pools(), key=lambda pool: -pool.priority)
+
+
+def _room(pool: Pool, run: RephraseRun) -> int:
+    return pool.max if pool.max is not None else run.spec.workers.max
+
+
+class _Workers:
+    """The decisions about workers of one look."""
+
+    def __init__(
+        self,
+        run: RephraseRun,
+        observed: Observed,
+        desired: Mapping[str, int],
+        settled: frozenset[str],
+        template_hashes: Mapping[str, str],
+        planned: int,
+        now: datetime,
+    ) -> None:
+        self._run = run
+        self._observed = observed
+        self._desired = desired
+        self._settled = settled
+        self._hashes = template_hashes
+        self._planned = planned
+        self._now = now
+        self._pods = {job.name: observed.pods_of(job) for job in observed.worker_jobs}
+
+    def actions(self) -> Iterable[Action]:
+        """What to do about workers."""
+        jobs = [job for job in self._observed.worker_jobs if not job.deleting]
+        gone: set[str] = set()
+        for job in jobs:
+            if reason := self._renewal(job):
+                gone.add(job.name)
+                yield DeleteJob(job.name, job.uid, reason)
+        kept = [job for job in jobs if job.name not in gone]
+        surplus = list(self._surplus(kept))
+        yield from surplus
+        gone |= {action.name for action in surplus}
+        if not surplus:
+            outdated = list(self._outdated(kept))
+            yield from outdated
+            gone |= {action.name for action in outdated}
+        yield from self._starts([job for job in kept if job.name not in gone])
+
+    def _renewal(self, job: JobSeen) -> str:
+        """Why a Job is to make way for the slot's next attempt; empty if it is not."""
+        pods = self._pods[job.name]
+        last = pods[-1] if pods else None
+        if last is not None and not last.terminal:
+            return self._lost(last)
+        if not _may_be_deleted(self._observed, job, self._settled):
+            return ""
+        if job.complete:
+            late = job.ended is None or self._passed(job.ended, UNREAD_SECONDS)
+            return "it ended though units are left" if late else ""
+        if last is None:
+            return "its pods are gone" if job.failure else ""
+        end = ending(last, job=job)
+        if end is Ending.DISRUPTION:
+            rejected = last.exit_code is None and not last.disruption
+            often = last.preemptions + 1 >= RENEW_AT_DISRUPTIONS
+            if rejected:
+                return f"its node would not have it ({last.reason})"
+            return f"interrupted {last.preemptions + 1} times" if often else ""
+        if self._progressed(pods):
+            return "it failed after it had got something done"
+        if job.failure:
+            since = job.ended or last.finished or self._now
+            return "another try" if self._passed(since, _retry_seconds(last.exit_code)) else ""
+        return ""
+
+    def _lost(self, pod: PodSeen) -> str:
+        """A pod that its kubelet should have ended by now."""
+        late = pod.deletion is not None and self._passed(pod.deletion, LOST_SECONDS)
+        return "its node is silent" if late else ""
+
+    def _progressed(self, pods: Iterable[PodSeen]) -> bool:
+        """Whether a process of these pods committed or saved anything."""
+        uids = {pod.uid for pod in pods}
+        progress = self._observed.progress
+        return progress is not None and any(
+            worker.uid.partition(".")[0] in uids
+            and (worker.units_committed or worker.samples_checkpointed)
+            for worker in progress.workers
+        )
+
+    def _passed(self, since: datetime, seconds: float) -> bool:
+        return self._now >= since + timedelta(seconds=seconds)
+
+    def _surplus(self, jobs: list[JobSeen]) -> Iterable[DeleteJob]:
+        """Workers beyond what is wanted: those without a node first, then the highest slots.
+
+        That few units are left is no reason to stop a worker: it helps the others, and ends by itself.
+        """
+        ceilings = _desired(self._run, left=self._run.spec.workers.max)
+        for pool, mine in _by_pool(jobs).items():
+            extra = len(mine) - ceilings.get(pool, 0)
+            mine.sort(key=lambda job: (self._is_running(job), -job.slot))
+            for job in mine[: max(0, extra)]:
+                why = "fewer are wanted" if pool in ceilings else "the spec has no such pool"
+                yield DeleteJob(job.name, job.uid, f"pool {pool}: {why}")
+
+    def _is_running(self, job: JobSeen) -> bool:
+        return any(pod.scheduled and not pod.terminal for pod in self._pods[job.name])
+
+    def _outdated(self, jobs: list[JobSeen]) -> Iterable[DeleteJob]:
+        """Workers of an older spec, a few at a time; those that do not run at once."""
+        old = [job for job in jobs if job.template_hash != self._hashes.get(job.pool)]
+        running = [job for job in old if self._is_running(job)]
+        idle = [job for job in old if job not in running]
+        loading = sum(not self._is_running(job) for job in jobs if job not in old)
+        few = max(0, max(1, len(jobs) // ROLLING_SHARE) - loading)
+        for job in [*idle, *running[:few]]:
+            if not job.finished or _may_be_deleted(self._observed, job, self._settled):
+                yield DeleteJob(job.name, job.uid, "the spec has changed")
+
+    def _starts(self, jobs: list[JobSeen]) -> Iterable[StartWorker]:
+        """New workers for free slots, the lowest first."""
+        have = Counter(job.pool for job in jobs)
+        taken = {job.slot for job in jobs}
+        attempts = Counter[int]()
+        for job in self._observed.worker_jobs:
+            attempts[job.slot] = max(attempts[job.slot], job.attempt)
+        started = 0
+        for pool in by_priority(self._run):
+            for _ in range(self._desired[pool.name] - have[pool.name]):
+                if started == MOST_STARTS or len(taken) >= self._run.spec.workers.max:
+                    return
+                slot = _lowest_free(taken)
+                taken.add(slot)
+                started += 1
+                start = bit_reversed_start(slot, self._planned)
+                reason = f"{self._desired[pool.name]} workers are wanted in pool {pool.name}"
+                yield StartWorker(slot, attempts[slot] + 1, pool.name, start, reason)
+
+
+def _by_pool(jobs: Iterable[JobSeen]) -> dict[str, list[JobSeen]]:
+    found: dict[str, list[JobSeen]] = {}
+    for job in jobs:
+        found.setdefault(job.pool, []).append(job)
+    return found
+
+
+def _lowest_free(taken: set[int]) -> int:
+    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
