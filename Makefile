@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check bench chaos deps crds clean
+.PHONY: help demo cluster-demo test test-full check bench chaos deps crds clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -34,6 +34,9 @@ help: ## This list
 demo: $(SYNCED) ## Rewrite some documents with a small model into four formats (MODEL=..., ENGINE=echo)
 	@$(RUN) python examples/demo/demo.py --engine '$(ENGINE)' --model '$(MODEL)'
 
+cluster-demo: $(SYNCED) ## The same run by the operator on a genuine Kubernetes built from source (root, Linux)
+	@PYTHONPATH=tests $(RUN) python examples/demo/cluster.py $(ARGS)
+
 test: check ## Everything that proves the code: check, then all tiers of tests
 	$(RUN) pytest $(ARGS)
 
@@ -50,6 +53,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 
 bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
+	$(RUN) python tests/bench/planning.py
 
 chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of an undisturbed run
 	PYTHONPATH=tests $(RUN) python tests/chaos/storm.py --kills '$(KILLS)' $(ARGS)

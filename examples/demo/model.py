@@ -74,6 +74,8 @@ def main() -> None:
             staged = Path(scratch) / "model"
             convert(download(Path(scratch)), staged)
             staged.rename(target)
+    for file in target.iterdir():  # pods of the cluster's demo run as another user
+        file.chmod(0o644)
     print(target)
 
 

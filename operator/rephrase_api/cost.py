@@ -28,6 +28,12 @@ def amount(seconds_by_pool: Mapping[str, float], prices: Mapping[str, Decimal]) 
     return total
 
 
+def at_least(seconds_by_pool: Mapping[str, float], prices: Mapping[str, Decimal]) -> Decimal:
+    """Money for the GPU seconds of pools with a price: what was spent in any case."""
+    known = {pool: seconds for pool, seconds in seconds_by_pool.items() if pool in prices}
+    return amount(known, prices) or Decimal(0)
+
+
 def shown(money: Decimal) -> str:
     """An amount for people and for the status: two places, four where it would else read 0.00."""
     return format(money.quantize(_CENT if money >= _CENT or not money else _FINE), "f")

@@ -118,6 +118,16 @@ class Problems(InvalidSpec):
         super().__init__("\n  ".join([count, *problems]), where=where)
 
 
+REASONS = frozenset(
+    {
+        *(error.reason for error in (InvalidSpec, InvalidModel, SpecMismatch, AccessRefused)),
+        *(error.reason for error in (StorageFull, EngineFailed, FailureLimit, LedgerDamaged)),
+        *(Drained.reason, "StoreUnavailable"),
+    }
+)
+"""What a process may leave as its last words, `<reason>: <sentence>`."""
+
+
 def first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error to report of a group: what a person must act on first, a drain after all others."""
     flat: list[BaseException] = []

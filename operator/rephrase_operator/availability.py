@@ -14,8 +14,8 @@ from rephrase_api.errors import ExitCode
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_operator.observed import Ending, JobSeen, Observed, PodSeen, ending
 
-SLOW_START_SECONDS = 120
-"""A container that is not started after so long says so: an image takes minutes, a volume should not."""
+SLOW_START_SECONDS = 600
+"""A container that is not started after so long has a trouble with a volume: an image takes minutes."""
 
 REMEDY: Mapping[Reason, str] = {
     Reason.QUOTA_PENDING: "Wait, or raise the queue's quota.",
@@ -116,13 +116,16 @@ def _of_live_pod(
         return Reason.IMAGE_PULL, pod.message, False
     if warning := observed.warnings.get(pod.uid, ""):
         return Reason.VOLUME_MOUNT, warning, False
-    waiting = (now - (pod.scheduled or pod.created)).total_seconds()
     if pod.reason == "CreateContainerConfigError":
         return Reason.VOLUME_MOUNT, pod.message, False
-    if waiting > SLOW_START_SECONDS:
-        message = f"the container of {pod.name} is not started after {waiting:.0f} s"
+    if pod.scheduled is None:
+        why = pod.message or pod.reason or "the scheduler has not come to it yet"
+        return Reason.BACKING_OFF, f"{pod.name} waits for a node: {why}", True
+    seconds = (now - pod.scheduled).total_seconds()
+    if seconds > SLOW_START_SECONDS:
+        message = f"the container of {pod.name} is not started after {seconds:.0f} s"
         return Reason.VOLUME_MOUNT, f"{message} ({pod.reason or 'no reason told'})", False
-    return Reason.BACKING_OFF, f"{pod.name} is starting", pod.scheduled is None
+    return Reason.BACKING_OFF, f"{pod.name} is starting ({pod.reason or 'image or volumes'})", False
 
 
 def _of_ended_pod(job: JobSeen, pod: PodSeen) -> tuple[Reason, str, bool] | None:

@@ -16,7 +16,8 @@ from typing import Any
 import kopf
 from pydantic import ValidationError
 
-from rephrase_api import names
+from rephrase_api import cost, names
+from rephrase_api.errors import InvalidSpec
 from rephrase_api.manifest import problems_of
 from rephrase_api.semantic import canonical_uri
 from rephrase_api.sentences import sentences
@@ -75,6 +76,8 @@ class Handlers:
         self._drivers = DriverClient()
         self._memories: defaultdict[str, Memory] = defaultdict(Memory)
         self._gone: defaultdict[Key, dict[str, PodSeen]] = defaultdict(dict)
+        self._counted: defaultdict[Key, set[str]] = defaultdict(set)
+        """Pods that were settled: one that is told to be gone after that is not counted again."""
         self._last_look: datetime | None = None
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -147,10 +150,10 @@ class Handlers:
         """Keep a deleted pod until the next look has counted it."""
         if type != "DELETED":
             return
-        seen = pod_seen(body)
-        if seen.role == names.WORKER:
+        seen, key = pod_seen(body), _key_of_child(body)
+        if seen.role == names.WORKER and seen.uid not in self._counted[key]:
             gone = replace(seen, gone=True, finished=seen.finished or _now())
-            self._gone[_key_of_child(body)][seen.uid] = gone
+            self._gone[key][seen.uid] = gone
 
     # -- a look at a run --
 
@@ -195,6 +198,14 @@ class Handlers:
             after = refused_status(before, cause, generation=generation, now=_now())
             await self._write(body, memory, before, after, interval=0)
             return
+        try:
+            hashes = self._template_hashes(run)
+        except InvalidSpec as error:  # an overlay that is no pod template
+            cause = Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
+            generation = body["metadata"]["generation"]
+            after = refused_status(before, cause, generation=generation, now=_now())
+            await self._write(body, memory, before, after, interval=0)
+            return
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
@@ -211,14 +222,11 @@ class Handlers:
             before,
             observed,
             refused=refused,
-            seconds=seconds,
-            prices=prices,
+            failures=settlement.failures,
+            spent=cost.at_least(seconds, prices),
+            template_hashes=hashes,
             settings=self.settings,
         )
-        hashes = {"": template_hash(driver_job(run, settings=self.settings))} | {
-            pool.name: template_hash(self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")))
-            for pool in run.spec.pools()
-        }
         todo = plan(run, before, observed, verdict, template_hashes=hashes, now=now)
         applied = await self._apply(run, todo, memory)
         look = Look(
@@ -236,7 +244,8 @@ class Handlers:
         after = status_of(look)
         interval = run.spec.observability.status_interval_seconds
         await self._write(body, memory, before, after, interval=interval)
-        for uid in set(before.settling):  # counted, and the count is written
+        self._counted[key] |= set(before.settling)  # counted, and the count is written
+        for uid in before.settling:
             self._gone[key].pop(uid, None)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
@@ -306,6 +315,13 @@ class Handlers:
                 )
         memory.checked_generation, memory.checked_at = run.metadata.generation, now
         return memory.refused
+
+    def _template_hashes(self, run: RephraseRun) -> dict[str, str]:
+        """Of the Jobs the spec asks for now: of each pool by its name, of the driver by ""."""
+        return {"": template_hash(driver_job(run, settings=self.settings))} | {
+            pool.name: template_hash(self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")))
+            for pool in run.spec.pools()
+        }
 
     def _worker_job(self, run: RephraseRun, action: StartWorker) -> dict[str, Any]:
         (pool,) = (pool for pool in run.spec.pools() if pool.name == action.pool)
@@ -428,6 +444,7 @@ class Handlers:
             await asyncio.sleep(0.5)
         self._memories.pop(uid, None)
         self._gone.pop(key, None)
+        self._counted.pop(key, None)
         self.metrics.forget(*key)
 
 

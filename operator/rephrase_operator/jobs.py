@@ -14,12 +14,12 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from rephrase_api import names
-from rephrase_api.errors import ExitCode
+from rephrase_api.errors import ExitCode, InvalidSpec
 from rephrase_api.launch import DriverLaunch, WorkerLaunch, merged_arguments
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import Pool, RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.base import Model
-from rephrase_api.v1alpha1.workers import Placement
+from rephrase_api.v1alpha1.workers import Gpu, Placement
 from rephrase_operator.settings import Settings
 
 _USER = 65532
@@ -27,6 +27,7 @@ _LEAVE_TAINTS = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready
 _LEAVE_SECONDS = 30
 _SECRETS = "/var/run/rephrase"
 _CACHE = "/cache"
+_MODELS = "/models"
 
 
 def worker_job(
@@ -80,9 +81,12 @@ def worker_job(
     pod = _pod(spec, container, pool, grace=spec.workers.termination_grace_period_seconds)
     if pool.priority_class_name is not None:
         pod["priorityClassName"] = pool.priority_class_name
-    if pool.model_cache is not None:
+    if pool.model_cache is not None:  # models only: what vLLM and Triton compile stays with the pod
         claim = pool.model_cache.persistent_volume_claim.claim_name
-        _set_volume(pod, "cache", {"persistentVolumeClaim": {"claimName": claim}})
+        _set_volume(pod, "models", {"persistentVolumeClaim": {"claimName": claim}})
+        container["volumeMounts"].append({"name": "models", "mountPath": _MODELS})
+        container["env"] = [one for one in container["env"] if one["name"] != "HF_HOME"]
+        container["env"].append({"name": "HF_HOME", "value": _MODELS})
     _mount_secrets(pod, container, spec)
     template = _overlaid({"metadata": {"labels": labels}, "spec": pod}, pool.pod_template)
     job = _job(
@@ -91,16 +95,18 @@ def worker_job(
         labels | ({names.QUEUE_LABEL: pool.queue_name} if pool.queue_name is not None else {}),
         template,
         origin=[
-            _said(pool, but=_NOT_A_WORKERS),
-            _said(spec, but=_NOT_THE_WORKERS),
+            launch.model_dump(mode="json", exclude_defaults=True),
+            _said(pool.model_copy(update={"gpu": _unnamed(pool)}), but=_NOT_A_WORKERS),
+            spec.image.runner,
             spec.workers.termination_grace_period_seconds,
+            *_of_any_pod(spec),
         ],
         backoff_limit=spec.retries.worker_backoff_limit,
     )
     # what differs between slots and attempts is no part of the hash
     job["metadata"]["labels"] |= {names.SLOT_LABEL: str(slot), names.ATTEMPT_LABEL: str(attempt)}
     template["metadata"]["labels"][names.SLOT_LABEL] = str(slot)
-    _first_container(template)["env"] += [
+    _ours(template, names.WORKER)["env"] += [
         {"name": "REPHRASE_SLOT", "value": str(slot)},
         {"name": "REPHRASE_START", "value": str(start)},
     ]
@@ -119,7 +125,8 @@ def driver_job(run: RephraseRun, *, settings: Settings) -> dict[str, Any]:
         run=run.metadata.name,
         namespace=run.metadata.namespace or "",
         log_level=spec.observability.log_level.value,
-        manifest=json.dumps(_manifest(run), sort_keys=True),
+        # one variable holds 128 KiB on Linux, and escapes would take them up
+        manifest=json.dumps(_manifest(run), sort_keys=True, ensure_ascii=False),
         source_credentials=_credentials("source") if spec.source.secret_ref else "",
         output_credentials=_credentials("output") if spec.output.secret_ref else "",
         templates=f"{_SECRETS}/templates" if templates else "",
@@ -151,7 +158,14 @@ def driver_job(run: RephraseRun, *, settings: Settings) -> dict[str, Any]:
         names.driver_job_name(run.metadata.name),
         labels,
         template,
-        origin=[_manifest(run)["spec"], _said(spec, but=_NOT_THE_DRIVERS - _OF_ITS_POD)],
+        origin=[
+            _manifest(run)["spec"],
+            _said(spec.driver, but=set()),
+            spec.image.driver,
+            spec.observability.log_level,
+            spec.observability.metrics_port,
+            *_of_any_pod(spec),
+        ],
         backoff_limit=spec.retries.worker_backoff_limit,
     )
 
@@ -170,7 +184,7 @@ def _job(
     origin: Sequence[Any],
     backoff_limit: int,
 ) -> dict[str, Any]:
-    container = template["spec"]["containers"][0]["name"]
+    container = labels[names.ROLE_LABEL]
     # of what the spec says, not of what this version makes of it: an upgrade of the operator, or of its
     # default images, must not restart the workers of a run
     digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
@@ -248,6 +262,21 @@ def _said(model: Model, *, but: AbstractSet[str]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in but}
 
 
+def _unnamed(pool: Pool) -> Gpu | None:
+    """Its GPUs without their name, which is for prices only."""
+    return pool.gpu.model_copy(update={"name": None}) if pool.gpu is not None else None
+
+
+def _of_any_pod(spec: RephraseRunSpec) -> list[Any]:
+    """What the pods of driver and workers have in common."""
+    secrets = (spec.source.secret_ref, spec.output.secret_ref, spec.model.secret_ref)
+    return [
+        spec.service_account_name,
+        [secret.name for secret in spec.image_pull_secrets],
+        [secret.name if secret is not None else None for secret in secrets],
+    ]
+
+
 _NOT_A_WORKERS = {
     "capacityType",
     "priority",
@@ -257,16 +286,6 @@ _NOT_A_WORKERS = {
     "pricePerGPUHour",
 }
 """Of a pool: what decides how many workers there are, and not how each is made."""
-_NOT_THE_WORKERS = {
-    "suspend",
-    "managedBy",
-    "driver",
-    "workers",
-    "scaling",
-    "canary",
-    "ttlSecondsAfterFinished",
-}
-_OF_ITS_POD = {"serviceAccountName", "image", "imagePullSecrets", "driver", "observability"}
 _NOT_THE_DRIVERS = {
     "suspend",
     "managedBy",
@@ -409,36 +428,58 @@ def _set_volume(pod: dict[str, Any], name: str, source: dict[str, Any]) -> None:
     pod["volumes"].append({"name": name, **source})
 
 
-def _first_container(template: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = template["spec"]["containers"][0]
+def _ours(template: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Our own container of a pod."""
+    found: dict[str, Any] = next(
+        one for one in template["spec"]["containers"] if one["name"] == name
+    )
     return found
 
 
 def _overlaid(template: dict[str, Any], overlay: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The template with a user's overlay merged last: mappings by key, named lists by name."""
-    merged = _merge(copy.deepcopy(template), overlay or {})
-    if not isinstance(merged, dict):
-        raise TypeError("a pod template is a mapping")
+    """The template with a user's overlay merged last: mappings by key, lists of named things by name.
+
+    Raises:
+        InvalidSpec: the overlay is not of the shape of a pod template; names the place.
+    """
+    merged: dict[str, Any] = _merge(copy.deepcopy(template), overlay or {}, "podTemplate")
     return merged
 
 
-def _merge(base: Any, overlay: Any) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(base, dict) and isinstance(overlay, Mapping):
+_MOUNTS = "volumeMounts"
+"""The one list whose items are told apart by something else than their names."""
+
+_WHOLE = {"volumes", "env"}
+"""Lists whose items have one source each, so one of another kind takes its place."""
+
+
+def _merge(base: Any, overlay: Any, path: str) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(base, dict):
+        if not isinstance(overlay, Mapping):
+            raise InvalidSpec(f"must be a mapping, got {overlay!r}", where=path)
+        added = {key: copy.deepcopy(value) for key, value in overlay.items() if key not in base}
         return {
-            key: _merge(base.get(key), overlay[key]) if key in overlay else base[key]
-            for key in (*base, *(key for key in overlay if key not in base))
-        }
-    if _is_named(base) and _is_named(overlay):
-        found = {item["name"]: item for item in base}
-        for item in overlay:
-            found[item["name"]] = _merge(found.get(item["name"], {}), item)
-        return list(found.values())
+            key: _merge(value, overlay[key], f"{path}.{key}") if key in overlay else value
+            for key, value in base.items()
+        } | added
+    if isinstance(base, list):
+        if not isinstance(overlay, list):
+            raise InvalidSpec(f"must be a list, got {overlay!r}", where=path)
+        return _merged_lists(base, overlay, path)
     return copy.deepcopy(overlay)
 
 
-def _is_named(value: Any) -> bool:  # noqa: ANN401 - JSON
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, dict) and "name" in item for item in value)
-    )
+def _merged_lists(base: list[Any], overlay: list[Any], path: str) -> list[Any]:
+    field = path.rpartition(".")[2]
+    if field == "tolerations":  # more taints may be stood, but silent nodes are left all the same
+        return [*copy.deepcopy(overlay), *base]
+    if not all(isinstance(item, dict) for item in base):  # drop: [ALL] and the like
+        return copy.deepcopy(overlay)
+    key = "mountPath" if field == _MOUNTS else "name"
+    found = {item[key]: item for item in base}
+    for item in overlay:
+        if not isinstance(item, Mapping) or not isinstance(item.get(key), str):
+            raise InvalidSpec(f"each item must have a {key}, got {item!r}", where=path)
+        before = {} if field in _WHOLE else found.get(item[key], {})
+        found[item[key]] = _merge(before, item, path)
+    return list(found.values())

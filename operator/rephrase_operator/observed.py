@@ -13,12 +13,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from rephrase_api import names
-from rephrase_api.errors import ExitCode
+from rephrase_api.errors import REASONS, ExitCode
 from rephrase_api.progress import Progress
 
 _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
-_REJECTIONS = ("OutOf", "UnexpectedAdmissionError", "NodeShutdown", "NodeAffinity", "Terminated")
 _LOST_CONTAINER = {"ContainerStatusUnknown", "Unknown"}
+
+
+_AT_WORK = {"generating", "idle"}
+"""Phases of a worker that has its model loaded."""
 
 
 class Ending(Enum):
@@ -74,6 +77,7 @@ class PodSeen:
     """A pod of a run.
 
     Attributes:
+        job: name of its Job.
         owner: uid of its Job.
         phase: Pending, Running, Succeeded or Failed.
         ip: its address, empty before it has one.
@@ -92,6 +96,7 @@ class PodSeen:
 
     name: str
     uid: str
+    job: str
     owner: str
     role: str
     pool: str
@@ -121,8 +126,8 @@ class PodSeen:
     @property
     def last_words(self) -> tuple[str, str]:
         """Reason and sentence that its process left (`<Reason>: <sentence>`); reason may be empty."""
-        reason, separator, sentence = self.message.partition(": ")
-        told = self.exit_code not in (None, 0) and separator and reason.isalnum()
+        reason, _, sentence = self.message.partition(": ")
+        told = self.exit_code not in (None, 0) and reason in REASONS
         return (reason, sentence) if told else ("", self.message)
 
     @property
@@ -225,14 +230,16 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
     conditions = {one["type"]: one for one in status.get("conditions", [])}
     disruption = _true(conditions, "DisruptionTarget")
     scheduled = _true(conditions, "PodScheduled")
-    state = _container_state(status)
+    role = labels.get(names.ROLE_LABEL, "")
+    state = _container_state(status, role)
     ended = state.get("terminated", {})
     reason, message = _why(status, conditions, state)
     return PodSeen(
         name=meta["name"],
         uid=meta["uid"],
+        job=labels.get("batch.kubernetes.io/job-name", ""),
         owner=_owner(meta),
-        role=labels.get(names.ROLE_LABEL, ""),
+        role=role,
         pool=labels.get(names.POOL_LABEL, ""),
         slot=int(labels.get(names.SLOT_LABEL, -1)),
         phase=status.get("phase", "Pending"),
@@ -240,7 +247,7 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         ip=status.get("podIP", ""),
         created=_time(meta["creationTimestamp"]),
         scheduled=_time(scheduled["lastTransitionTime"]) if scheduled is not None else None,
-        finished=_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
+        finished=_end(status, ended),
         deletion=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         disruption=str(disruption.get("reason", "Disrupted")) if disruption is not None else "",
         exit_code=ended.get("exitCode"),
@@ -248,8 +255,8 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         message=message,
         failures=int(annotations.get("batch.kubernetes.io/job-index-failure-count", 0)),
         preemptions=int(annotations.get("batch.kubernetes.io/job-index-ignored-failure-count", 0)),
-        gpus=_gpus(spec),
-        port=_port(spec),
+        gpus=_gpus(spec, role),
+        port=_port(spec, role),
     )
 
 
@@ -264,14 +271,25 @@ def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:
         return Ending.DONE
     if pod.disruption:
         return Ending.DISRUPTION
-    if job is None or job.deleting:
+    if job is None or job.deleting or job.suspended or not pod.node:
         return Ending.EXPECTED
-    rejected = pod.exit_code is None and pod.reason.startswith(_REJECTIONS)
-    if pod.exit_code == ExitCode.DRAINED or rejected or pod.reason in _LOST_CONTAINER:
-        return Ending.DISRUPTION
-    if pod.phase not in {"Succeeded", "Failed"}:  # gone before its end was seen
+    rejected = pod.exit_code is None and pod.reason != "Evicted"  # or gone before its end was seen
+    lost = pod.reason in _LOST_CONTAINER
+    if pod.exit_code == ExitCode.DRAINED or pod.deletion is not None or rejected or lost:
         return Ending.DISRUPTION
     return Ending.FAILURE
+
+
+def ready_pods(observed: Observed, *, lease_seconds: float) -> list[PodSeen]:
+    """Pods whose worker has its model loaded, and said so within a lease; none while the driver is silent."""
+    if observed.progress is None:
+        return []
+    at_work = {
+        worker.uid.partition(".")[0]
+        for worker in observed.progress.workers
+        if worker.phase in _AT_WORK and worker.heartbeat_age_seconds <= lease_seconds
+    }
+    return [pod for pod in observed.worker_pods if not pod.terminal and pod.uid in at_work]
 
 
 def _why(
@@ -293,10 +311,24 @@ def _why(
     return str(waiting.get("reason", "")), str(waiting.get("message", ""))
 
 
-def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    containers = status.get("containerStatuses", [])
-    state: Mapping[str, Any] = containers[0].get("state", {}) if containers else {}
+def _container_state(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    state: Mapping[str, Any] = _named(status.get("containerStatuses", []), name).get("state", {})
     return state
+
+
+def _named(containers: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Our container, which is named for its role; meshes and agents put others beside it."""
+    return next((one for one in containers if one.get("name") == name), {})
+
+
+def _end(status: Mapping[str, Any], ended: Mapping[str, Any]) -> datetime | None:
+    """When it ended; where no container tells, when its last condition changed."""
+    if ended.get("finishedAt"):
+        return _time(ended["finishedAt"])
+    if status.get("phase") not in {"Succeeded", "Failed"}:
+        return None
+    times = [one.get("lastTransitionTime") for one in status.get("conditions", [])]
+    return max((_time(time) for time in times if time), default=None)
 
 
 def _owner(meta: Mapping[str, Any]) -> str:
@@ -304,20 +336,18 @@ def _owner(meta: Mapping[str, Any]) -> str:
     return next((str(one["uid"]) for one in owners if one.get("controller")), "")
 
 
-def _gpus(spec: Mapping[str, Any]) -> int:
+def _gpus(spec: Mapping[str, Any], role: str) -> int:
     """As its Job said; limits may hold other devices beside them."""
-    for container in spec.get("containers", [])[:1]:
-        for variable in container.get("env", []):
-            if variable["name"] == "REPHRASE_GPUS" and variable.get("value", "").isdigit():
-                return int(variable["value"])
+    for variable in _named(spec.get("containers", []), role).get("env", []):
+        if variable["name"] == "REPHRASE_GPUS" and variable.get("value", "").isdigit():
+            return int(variable["value"])
     return 0
 
 
-def _port(spec: Mapping[str, Any]) -> int:
-    for container in spec.get("containers", [])[:1]:
-        for port in container.get("ports", []):
-            if port.get("name") == names.METRICS_PORT:
-                return int(port["containerPort"])
+def _port(spec: Mapping[str, Any], role: str) -> int:
+    for port in _named(spec.get("containers", []), role).get("ports", []):
+        if port.get("name") == names.METRICS_PORT:
+            return int(port["containerPort"])
     return 0
 
 

@@ -2,9 +2,9 @@
 
 What holds of every plan, and is tested as such:
 - never more workers than `spec.workers.max`, nor more of a pool than its `max`;
-- planning twice gives the same plan, and a plan that was carried out is followed by an empty one;
+- planning twice gives the same plan, and plans that are carried out are soon followed by an empty one;
 - no worker is made before the run is planned, while it is stopped, refused or over;
-- a Job whose ended pods are not settled yet is deleted only to drain a live worker.
+- a Job is deleted only once its ended pods are settled; live ones are drained and settled when they end.
 """
 
 from collections import Counter
@@ -17,7 +17,14 @@ from rephrase_api.launch import bit_reversed_start
 from rephrase_api.v1alpha1 import Pool, RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.observed import Ending, JobSeen, Observed, PodSeen, ending
+from rephrase_operator.observed import (
+    Ending,
+    JobSeen,
+    Observed,
+    PodSeen,
+    ending,
+    ready_pods,
+)
 from rephrase_operator.verdict import REMEMBERED_STOPS, Verdict, recorded_stop
 
 MOST_STARTS = 50
@@ -31,6 +38,8 @@ RETRY_SECONDS: Mapping[int | None, int] = {ExitCode.REFUSED: 60}
 RETRY_SECONDS_OTHERWISE = 300
 ROLLING_SHARE = 10
 """One worker in so many is replaced at a time when the spec's image, resources or arguments change."""
+LONG_WAIT_SECONDS = 180
+"""A new worker that has no node for so long holds up the replacement of others no more."""
 UNREAD_SECONDS = 60
 """How long a worker's own end, or a driver's, may be known to its Job before the rest has read it."""
 
@@ -79,10 +88,12 @@ class Plan:
     Attributes:
         actions: in the order to carry them out.
         desired: workers there should be, by pool.
+        unfinished: there is more to do for this spec than is done at once.
     """
 
     actions: tuple[Action, ...]
     desired: Mapping[str, int]
+    unfinished: bool = False
 
 
 def plan(
@@ -106,26 +117,32 @@ def plan(
     """
     settled = frozenset(status.settling)
     if verdict.over:
-        return Plan(tuple(_clean_up(run, status, observed, settled, now)), {})
+        failed = verdict.failed is not None
+        return Plan(tuple(_clean_up(run, status, observed, settled, now, failed=failed)), {})
     if verdict.stopped is not None:
         unrecorded = verdict.stopped.reason in REMEMBERED_STOPS and not recorded_stop(run, status)
         drained = () if unrecorded else tuple(_drain(observed, settled, verdict.stopped.reason))
         return Plan(drained, {})
     planned, committed = _units(status, observed)
-    desired = _desired(run, left=planned - committed)
+    desired = _desired(run, min(run.spec.workers.max, planned))
     if verdict.refused is not None:
         return Plan((), desired)
     driver = tuple(_driver(observed, template_hashes[""], now))
-    if not planned or observed.progress is None:
+    if not planned:
         return Plan(driver, desired)
-    workers = _Workers(run, observed, desired, settled, template_hashes, planned, now)
-    return Plan((*driver, *workers.actions()), desired)
+    workers = _Workers(
+        run, observed, desired, settled, template_hashes, planned, planned - committed, now
+    )
+    actions = (*driver, *workers.actions())
+    outdated = sum(job.template_hash != template_hashes.get(job.pool) for job in workers.jobs)
+    return Plan(actions, desired, unfinished=bool(outdated) or workers.held_back)
 
 
 def _units(status: RephraseRunStatus, observed: Observed) -> tuple[int, int]:
-    """Planned and committed units, as far as anybody knows."""
-    if observed.progress is not None:
-        return observed.progress.units.planned, observed.progress.units.committed
+    """Planned and committed units, as far as anybody knows: a driver that starts anew knows none at first."""
+    told = observed.progress.units if observed.progress is not None else None
+    if told is not None and told.planned:
+        return told.planned, told.committed
     units = status.progress.units if status.progress is not None else None
     return ((units.planned or 0), (units.committed or 0)) if units is not None else (0, 0)
 
@@ -136,6 +153,8 @@ def _clean_up(
     observed: Observed,
     settled: frozenset[str],
     now: datetime,
+    *,
+    failed: bool,
 ) -> Iterable[Action]:
     """A run that is over keeps nothing; its end stands in the status first."""
     ended = status.completion_time
@@ -149,7 +168,6 @@ def _clean_up(
         live = [pod for pod in pods if not pod.terminal]
         is_driver = job == observed.driver_job
         late = now >= ended + timedelta(seconds=UNREAD_SECONDS)
-        failed = status.phase == "Failed"
         if is_driver or (not unread and (not live or late or failed)):
             yield DeleteJob(job.name, job.uid, "the run is over and its end is recorded")
     ttl = run.spec.ttl_seconds_after_finished
@@ -182,6 +200,8 @@ def _driver(observed: Observed, template_hash: str, now: datetime) -> Iterable[A
         return
     elif job.template_hash != template_hash:
         yield DeleteJob(job.name, job.uid, "the spec has changed")
+    elif (live := observed.driver_pod) is not None and _is_lost(live, now):
+        yield DeleteJob(job.name, job.uid, "its node is silent")
     elif job.finished:
         last = observed.driver_pod
         code = last.exit_code if last is not None else None
@@ -194,12 +214,14 @@ def _retry_seconds(code: int | None) -> int:
     return RETRY_SECONDS.get(code, RETRY_SECONDS_OTHERWISE)
 
 
-def _desired(run: RephraseRun, *, left: int) -> dict[str, int]:
-    """Workers of each pool: every pool's `min` first, then by priority, up to `spec.workers.max`.
+def _is_lost(pod: PodSeen, now: datetime) -> bool:
+    """Whether its kubelet should have ended it by now."""
+    late = pod.deletion is not None and now >= pod.deletion + timedelta(seconds=LOST_SECONDS)
+    return late and not pod.terminal
 
-    No more than there are units left: near the end workers share units, but a new one would come too late.
-    """
-    most = min(run.spec.workers.max, left) if left else 0
+
+def _desired(run: RephraseRun, most: int) -> dict[str, int]:
+    """At most so many workers: every pool's `min` first, then by priority."""
     pools = by_priority(run)
     desired = dict.fromkeys((pool.name for pool in pools), 0)
     for pool in pools:
@@ -232,6 +254,7 @@ class _Workers:
         settled: frozenset[str],
         template_hashes: Mapping[str, str],
         planned: int,
+        left: int,
         now: datetime,
     ) -> None:
         self._run = run
@@ -240,18 +263,23 @@ class _Workers:
         self._settled = settled
         self._hashes = template_hashes
         self._planned = planned
+        self._left = left
         self._now = now
-        self._pods = {job.name: observed.pods_of(job) for job in observed.worker_jobs}
+        self.jobs = [job for job in observed.worker_jobs if not job.deleting]
+        self._pods = {job.name: observed.pods_of(job) for job in self.jobs}
+        lease = run.spec.durability.lease_seconds
+        self._ready = {pod.uid for pod in ready_pods(observed, lease_seconds=lease)}
+        self.held_back = False
+        """More workers are to be made than are made at one look."""
 
     def actions(self) -> Iterable[Action]:
         """What to do about workers."""
-        jobs = [job for job in self._observed.worker_jobs if not job.deleting]
         gone: set[str] = set()
-        for job in jobs:
+        for job in self.jobs:
             if reason := self._renewal(job):
                 gone.add(job.name)
                 yield DeleteJob(job.name, job.uid, reason)
-        kept = [job for job in jobs if job.name not in gone]
+        kept = [job for job in self.jobs if job.name not in gone]
         surplus = list(self._surplus(kept))
         yield from surplus
         gone |= {action.name for action in surplus}
@@ -266,20 +294,20 @@ class _Workers:
         pods = self._pods[job.name]
         last = pods[-1] if pods else None
         if last is not None and not last.terminal:
-            return self._lost(last)
+            return "its node is silent" if _is_lost(last, self._now) else ""
         if not _may_be_deleted(self._observed, job, self._settled):
             return ""
         if job.complete:
             late = job.ended is None or self._passed(job.ended, UNREAD_SECONDS)
-            return "it ended though units are left" if late else ""
+            return "it ended though units are left" if late and self._left else ""
         if last is None:
             return "its pods are gone" if job.failure else ""
-        end = ending(last, job=job)
-        if end is Ending.DISRUPTION:
-            rejected = last.exit_code is None and not last.disruption
-            often = last.preemptions + 1 >= RENEW_AT_DISRUPTIONS
-            if rejected:
-                return f"its node would not have it ({last.reason})"
+        if ending(last, job=job) is Ending.DISRUPTION:
+            if job.failure:
+                return "interrupted more often than Kubernetes allows"
+            # a worker that drains by itself, or that its node refuses, keeps the back-off
+            taken = bool(last.disruption) or last.deletion is not None
+            often = taken and last.preemptions + 1 >= RENEW_AT_DISRUPTIONS
             return f"interrupted {last.preemptions + 1} times" if often else ""
         if self._progressed(pods):
             return "it failed after it had got something done"
@@ -287,11 +315,6 @@ class _Workers:
             since = job.ended or last.finished or self._now
             return "another try" if self._passed(since, _retry_seconds(last.exit_code)) else ""
         return ""
-
-    def _lost(self, pod: PodSeen) -> str:
-        """A pod that its kubelet should have ended by now."""
-        late = pod.deletion is not None and self._passed(pod.deletion, LOST_SECONDS)
-        return "its node is silent" if late else ""
 
     def _progressed(self, pods: Iterable[PodSeen]) -> bool:
         """Whether a process of these pods committed or saved anything."""
@@ -311,13 +334,14 @@ class _Workers:
 
         That few units are left is no reason to stop a worker: it helps the others, and ends by itself.
         """
-        ceilings = _desired(self._run, left=self._run.spec.workers.max)
+        ceilings = _desired(self._run, self._run.spec.workers.max)
         for pool, mine in _by_pool(jobs).items():
             extra = len(mine) - ceilings.get(pool, 0)
             mine.sort(key=lambda job: (self._is_running(job), -job.slot))
+            why = "fewer are wanted" if pool in ceilings else "the spec has no such pool"
             for job in mine[: max(0, extra)]:
-                why = "fewer are wanted" if pool in ceilings else "the spec has no such pool"
-                yield DeleteJob(job.name, job.uid, f"pool {pool}: {why}")
+                if _may_be_deleted(self._observed, job, self._settled):
+                    yield DeleteJob(job.name, job.uid, f"pool {pool}: {why}")
 
     def _is_running(self, job: JobSeen) -> bool:
         return any(pod.scheduled and not pod.terminal for pod in self._pods[job.name])
@@ -326,12 +350,25 @@ class _Workers:
         """Workers of an older spec, a few at a time; those that do not run at once."""
         old = [job for job in jobs if job.template_hash != self._hashes.get(job.pool)]
         running = [job for job in old if self._is_running(job)]
-        idle = [job for job in old if job not in running]
-        loading = sum(not self._is_running(job) for job in jobs if job not in old)
-        few = max(0, max(1, len(jobs) // ROLLING_SHARE) - loading)
-        for job in [*idle, *running[:few]]:
-            if not job.finished or _may_be_deleted(self._observed, job, self._settled):
+        # those that are renewed at this look count too
+        new = [job for job in self.jobs if job.template_hash == self._hashes.get(job.pool)]
+        unproven = sum(self._is_unproven(job) for job in new)
+        few = max(0, max(1, len(self.jobs) // ROLLING_SHARE) - unproven)
+        if self._observed.progress is None:  # nobody knows whether the last ones work
+            few = 0
+        for job in [*(job for job in old if job not in running), *running[:few]]:
+            if _may_be_deleted(self._observed, job, self._settled):
                 yield DeleteJob(job.name, job.uid, "the spec has changed")
+
+    def _is_unproven(self, job: JobSeen) -> bool:
+        """Whether it has yet to show that it works; one that waits long for a node or a queue cannot."""
+        pods = self._pods[job.name]
+        if any(pod.uid in self._ready for pod in pods):
+            return False
+        last = pods[-1] if pods else None
+        waits = job.suspended or (last is not None and last.scheduled is None and not last.terminal)
+        since = last.created if last is not None else job.created
+        return not (waits and self._passed(since, LONG_WAIT_SECONDS))
 
     def _starts(self, jobs: list[JobSeen]) -> Iterable[StartWorker]:
         """New workers for free slots, the lowest first."""
@@ -340,10 +377,13 @@ class _Workers:
         attempts = Counter[int]()
         for job in self._observed.worker_jobs:
             attempts[job.slot] = max(attempts[job.slot], job.attempt)
+        # with fewer units left than workers, those help each other, and a new one would come too late
+        room = min(self._run.spec.workers.max, self._left) - len(taken)
         started = 0
         for pool in by_priority(self._run):
             for _ in range(self._desired[pool.name] - have[pool.name]):
-                if started == MOST_STARTS or len(taken) >= self._run.spec.workers.max:
+                if started >= min(room, MOST_STARTS):
+                    self.held_back = room > MOST_STARTS
                     return
                 slot = _lowest_free(taken)
                 taken.add(slot)

@@ -1,5 +1,6 @@
 """How the operator was installed: images, namespaces, clocks, ports. Pure; read from a mapping once."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +20,8 @@ class Settings:
         driver_image: image of drivers where the spec names none.
         namespaces: the ones watched, separated by commas; empty = all of the cluster.
         reconcile_seconds: between two looks at a run.
-        crash_loop_failures: failures of a run's workers, without progress, that stop it.
+        crash_loop_failures: failures of a run's workers, without progress, that stop it; 1 to 10, as many
+            as the status remembers.
         log_level: Debug, Info, Warning or Error.
         host: address that probes and metrics listen on.
         health_port: port of `/healthz`; 0 = none.
@@ -53,7 +55,7 @@ class Settings:
                 "RECONCILE_SECONDS", default.reconcile_seconds, least=0.1
             ),
             crash_loop_failures=int(
-                read.number("CRASH_LOOP_FAILURES", default.crash_loop_failures, least=1)
+                read.number("CRASH_LOOP_FAILURES", default.crash_loop_failures, least=1, most=10)
             ),
             log_level=read.one_of("LOG_LEVEL", default.log_level, LogLevel),
             host=read.text("HOST") or default.host,
@@ -98,8 +100,9 @@ class _Reader:
         try:
             value = float(text)
         except ValueError:
-            value = least - 1
+            value = math.nan
         if not least <= value <= most:
             allowed = f"a number from {least:g} to {most:g}"
             self.problems.append(f"{PREFIX}{name}: must be {allowed}, got {text!r}")
+            return default
         return value

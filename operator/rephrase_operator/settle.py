@@ -66,7 +66,7 @@ def settle(status: RephraseRunStatus, observed: Observed, *, now: datetime) -> S
     failures = [
         RecentFailure(
             time=pod.finished or now,
-            worker=pod.name,
+            worker=pod.job or pod.name,
             reason=_reason(pod),
             message=why_it_failed(pod)[:1024],
         )

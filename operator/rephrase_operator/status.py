@@ -17,7 +17,7 @@ from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1 import status as api
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Phase, Reason
 from rephrase_operator.availability import Blockage, blockage, summary
-from rephrase_operator.observed import Observed, PodSeen
+from rephrase_operator.observed import Observed, PodSeen, ready_pods
 from rephrase_operator.plan import Plan
 from rephrase_operator.settings import Settings
 from rephrase_operator.settle import Settlement, seconds_by_pool
@@ -25,7 +25,8 @@ from rephrase_operator.verdict import Cause, Verdict
 
 STALLED_SECONDS = 900
 """Without a commit or a checkpoint with new samples for so long, a run with ready workers is stalled."""
-_AT_WORK = {"generating", "idle", "helping"}
+_MOST_SECONDS = 10 * 365 * 86400
+"""No estimate is longer."""
 _C, _S, _R = ConditionType, ConditionStatus, Reason
 _Said = tuple[ConditionStatus, Reason, str]
 
@@ -89,16 +90,8 @@ class Look:
     @property
     def ready(self) -> list[PodSeen]:
         """Pods whose worker has its model loaded, and said so lately."""
-        progress = self.observed.progress
-        if progress is None:
-            return []
         lease = self.run.spec.durability.lease_seconds
-        at_work = {
-            worker.uid.partition(".")[0]
-            for worker in progress.workers
-            if worker.phase in _AT_WORK and worker.heartbeat_age_seconds <= lease
-        }
-        return [pod for pod in self.observed.worker_pods if not pod.terminal and pod.uid in at_work]
+        return ready_pods(self.observed, lease_seconds=lease)
 
 
 def status_of(look: Look) -> api.RephraseRunStatus:
@@ -113,7 +106,9 @@ def status_of(look: Look) -> api.RephraseRunStatus:
     pools = look.settlement.pools.values()
     return api.RephraseRunStatus(
         observed_generation=(
-            run.metadata.generation if look.applied else before.observed_generation
+            before.observed_generation
+            if not look.applied or look.plan.unfinished
+            else run.metadata.generation
         ),
         phase=phase(run, conditions, shown).value,
         spec_hash=spec_hash(declared(run.spec)),
@@ -208,7 +203,7 @@ def _planned(look: Look) -> _Said:
     if known is not None and known.status is _S.TRUE:
         return _S.TRUE, _R.PLANNED, known.message
     if look.verdict.failed is not None:
-        return _S.FALSE, _R.DRIVER_FAILED, look.verdict.failed.message
+        return _S.FALSE, _R.DRIVER_FAILED, "the run failed before it was planned"
     blocked = look.driver_trouble
     if blocked is not None:
         reason = _R.DRIVER_FAILED if blocked[0] in _DRIVER_TROUBLE else _R.PLANNING
@@ -296,12 +291,12 @@ def _budget(look: Look) -> _Said:
     if budget is None:
         return _S.FALSE, _R.NO_BUDGET, "no budget is set"
     seconds = seconds_by_pool(look.settlement, look.observed.worker_pods, now=look.now)
-    spent = cost.amount(seconds, look.prices)
-    if spent is None:
-        return _S.UNKNOWN, _R.COST_UNKNOWN, "a pool has no price"
+    spent = cost.at_least(seconds, look.prices)
     message = f"{cost.shown(spent)} of {budget.amount} {budget.currency} spent"
     if spent >= Decimal(budget.amount):
         return _S.TRUE, _R.BUDGET_EXHAUSTED, message
+    if cost.amount(seconds, look.prices) is None:
+        return _S.UNKNOWN, _R.COST_UNKNOWN, f"{message} in pools with a price; others were used too"
     return _S.FALSE, _R.BELOW_BUDGET, message
 
 
@@ -470,7 +465,7 @@ def _cost(look: Look, seconds: Mapping[str, float], progress: Progress | None) -
         observed_time=look.now,
     )
     ratios = {name: getattr(before, name) for name in _RATIOS} if before is not None else {}
-    if total is not None and progress is not None:
+    if total is not None and progress is not None and progress.units.planned:
         ratios = _ratios(total, progress)
     found = found.model_copy(update=ratios)
     if before is not None and found.model_copy(update={"observed_time": None}) == (
@@ -512,7 +507,8 @@ def _seconds_left(look: Look) -> float | None:
         return None
     left = 1 - progress.samples.finished / progress.samples.expected
     documents = progress.documents.total - progress.documents.filtered
-    return max(0.0, left * documents / progress.rates.documents_per_second)
+    seconds = left * documents / progress.rates.documents_per_second
+    return min(max(0.0, seconds), _MOST_SECONDS)
 
 
 def _eta(look: Look, *, over: bool) -> str | None:

@@ -4,7 +4,7 @@ A stop ends when the field behind it changes: the operator never writes spec. Th
 (`FailureLimit`, `WorkersNeverReady`) hold for the generation of the spec they were found under.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -13,8 +13,8 @@ from rephrase_api.errors import ExitCode
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.policy import OnBudgetExhausted
-from rephrase_api.v1alpha1.status import Condition, RephraseRunStatus
-from rephrase_operator.observed import Ending, Observed, PodSeen, ending
+from rephrase_api.v1alpha1.status import Condition, RecentFailure, RephraseRunStatus
+from rephrase_operator.observed import Observed
 from rephrase_operator.settings import Settings
 
 _FATAL = {Reason.INVALID_SPEC, Reason.INVALID_MODEL, Reason.SPEC_MISMATCH}
@@ -58,8 +58,9 @@ def judge(
     observed: Observed,
     *,
     refused: Cause | None,
-    seconds: Mapping[str, float],
-    prices: Mapping[str, Decimal],
+    failures: Sequence[RecentFailure],
+    spent: Decimal,
+    template_hashes: Mapping[str, str],
     settings: Settings,
 ) -> Verdict:
     """Decide where the run stands.
@@ -69,32 +70,31 @@ def judge(
         status: as it was last written.
         observed: what is there.
         refused: why the spec is not accepted.
-        seconds: GPU seconds by pool.
-        prices: of a GPU hour, by pool.
+        failures: the last failures of workers, those of this look included.
+        spent: money, as far as prices are known.
+        template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
         settings: the operator's.
     """
     if (before := true_condition(status, ConditionType.FAILED)) is not None:
         return Verdict(refused, failed=_cause(before))
-    if true_condition(status, ConditionType.COMPLETE) is not None:
+    if true_condition(status, ConditionType.COMPLETE) is not None or is_complete(observed):
         return Verdict(refused, complete=True)
-    told = final_word(observed)
-    if told == "":
-        return Verdict(refused, complete=True)
-    if (fatal := told if isinstance(told, Cause) else None) and fatal.reason in _FATAL:
-        return Verdict(refused, failed=fatal)
-    if (failed := _worker_that_cannot_be_helped(observed)) is not None:
+    told = final_word(observed, template_hash=template_hashes[""])
+    if told is not None and told.reason in _FATAL:
+        return Verdict(refused, failed=told)
+    if (failed := _beyond_help(observed, template_hashes)) is not None:
         return Verdict(refused, failed=failed)
     if run.spec.suspend:
         return Verdict(refused, stopped=Cause(Reason.REQUESTED, "spec.suspend is true"))
-    if (spent := _budget_spent(run, seconds, prices)) is not None:
+    if (exhausted := _exhausted(run, spent)) is not None:
         if run.spec.scaling.on_budget_exhausted is OnBudgetExhausted.FAIL:
-            return Verdict(refused, failed=spent)
-        return Verdict(refused, stopped=spent)
+            return Verdict(refused, failed=exhausted)
+        return Verdict(refused, stopped=exhausted)
     if (kept := recorded_stop(run, status)) is not None:
         return Verdict(refused, stopped=kept)
-    if fatal is not None and fatal.reason is Reason.FAILURE_LIMIT:
-        return Verdict(refused, stopped=fatal)
-    return Verdict(refused, stopped=_crash_loop(observed, settings))
+    if told is not None and told.reason is Reason.FAILURE_LIMIT:
+        return Verdict(refused, stopped=told)
+    return Verdict(refused, stopped=_crash_loop(status, observed, failures, settings))
 
 
 def true_condition(status: RephraseRunStatus, kind: ConditionType) -> Condition | None:
@@ -103,53 +103,49 @@ def true_condition(status: RephraseRunStatus, kind: ConditionType) -> Condition 
     return next((one for one in found if one.status is ConditionStatus.TRUE), None)
 
 
-def final_word(observed: Observed) -> Cause | str | None:
-    """What the driver ended with: empty = the dataset is published; a cause; None = it has not ended."""
-    progress = observed.progress
-    if progress is None or not progress.finished:
-        pod = observed.driver_pod
-        progress = pod.final_progress if pod is not None else None
-    if progress is not None and progress.finished:
-        if progress.phase == "Complete":
-            return ""
-        return _known(progress.reason, progress.message)
+def is_complete(observed: Observed) -> bool:
+    """Whether the driver says, or said with its last words, that the dataset is published."""
     pod = observed.driver_pod
-    if pod is not None and pod.terminal and pod.exit_code:
-        reason, sentence = pod.last_words
-        if pod.exit_code == ExitCode.INVALID and not _known(reason, ""):
-            return Cause(Reason.INVALID_SPEC, f"driver: {sentence}")
-        return _known(reason, sentence)
-    return None
+    words = [observed.progress, pod.final_progress if pod is not None else None]
+    return any(told is not None and told.finished and told.phase == "Complete" for told in words)
+
+
+def final_word(observed: Observed, *, template_hash: str) -> Cause | None:
+    """Why the driver ended; None if it has not, was interrupted, or was made for another spec."""
+    job, pod, progress = observed.driver_job, observed.driver_pod, observed.progress
+    if job is None or pod is None or job.template_hash != template_hash or pod.disruption:
+        return None
+    if progress is not None and progress.finished:
+        return _known(progress.reason, progress.message)
+    if not pod.terminal or not pod.exit_code:
+        return None
+    reason, sentence = pod.last_words
+    if pod.exit_code == ExitCode.INVALID and _known(reason, "") is None:
+        return Cause(Reason.INVALID_SPEC, f"driver: {sentence}")
+    return _known(reason, sentence)
 
 
 def _known(reason: str, message: str) -> Cause | None:
     """A cause the API has a reason for; others are retried."""
-    try:
-        return Cause(Reason(reason), message)
-    except ValueError:
-        return None
+    return Cause(Reason(reason), message) if reason in set(Reason) else None
 
 
-def _worker_that_cannot_be_helped(observed: Observed) -> Cause | None:
+def _beyond_help(observed: Observed, template_hashes: Mapping[str, str]) -> Cause | None:
     """A worker that ended with 64, while nobody was ending it: no retry can help."""
     for pod in observed.worker_pods:
-        if pod.exit_code == ExitCode.INVALID and not pod.disruption:
+        job = observed.job_of(pod)
+        current = job is not None and job.template_hash == template_hashes.get(pod.pool)
+        if pod.exit_code == ExitCode.INVALID and not pod.disruption and current:
             reason, sentence = pod.last_words
-            known = _known(reason, sentence)
-            return known if known and known.reason in _FATAL else Cause(
-                Reason.INVALID_SPEC, f"{pod.name}: {pod.message.strip()[-1000:]}"
-            )  # fmt: skip
+            if reason in _FATAL:
+                return _known(reason, sentence)
+            return Cause(Reason.INVALID_SPEC, f"{pod.name}: {sentence.strip()[-1000:]}")
     return None
 
 
-def _budget_spent(
-    run: RephraseRun, seconds: Mapping[str, float], prices: Mapping[str, Decimal]
-) -> Cause | None:
+def _exhausted(run: RephraseRun, spent: Decimal) -> Cause | None:
     budget = run.spec.scaling.budget
-    if budget is None:
-        return None
-    spent = cost.amount(seconds, prices)
-    if spent is None or spent < Decimal(budget.amount):
+    if budget is None or spent < Decimal(budget.amount):
         return None
     return Cause(
         Reason.BUDGET_EXHAUSTED,
@@ -167,29 +163,36 @@ def recorded_stop(run: RephraseRun, status: RephraseRunStatus) -> Cause | None:
     return known if known is not None and known.reason in REMEMBERED_STOPS else None
 
 
-def _crash_loop(observed: Observed, settings: Settings) -> Cause | None:
-    """Workers failed again and again, and none of them got anything done."""
-    failed: list[PodSeen] = []
-    for pod in observed.worker_pods:
-        end = ending(pod, job=observed.job_of(pod)) if pod.terminal else None
-        # 69 is the store's: it is waited for, however long
-        if end is Ending.FAILURE and pod.exit_code != ExitCode.REFUSED:
-            failed.append(pod)
-    if len(failed) < settings.crash_loop_failures or observed.progress is None:
+def _crash_loop(
+    status: RephraseRunStatus,
+    observed: Observed,
+    failures: Sequence[RecentFailure],
+    settings: Settings,
+) -> Cause | None:
+    """Workers failed again and again, since the run was last resumed, and none got anything done."""
+    if observed.progress is None:
         return None
-    progressed = observed.progress.last_progress_time
-    if progressed is not None and progressed >= min(pod.created for pod in failed):
+    since = [one.last_transition_time for one in status.conditions if one.type == _SUSPENDED]
+    if observed.progress.last_progress_time is not None:
+        since.append(observed.progress.last_progress_time)
+    # 69 is the store's: it is waited for, however long
+    failed = [one for one in failures if one.reason not in _STORES]
+    failed = [one for one in failed if not since or one.time > max(since)]
+    if len(failed) < settings.crash_loop_failures:
         return None
-    last = max(failed, key=lambda pod: pod.created)
-    reason, sentence = last.last_words
-    why = f"{reason}: {sentence}" if reason else (sentence.strip()[-500:] or last.reason)
+    last = max(failed, key=lambda one: one.time)
     return Cause(
         Reason.WORKERS_NEVER_READY,
-        f"{len(failed)} workers failed and none finished a sample; the last, {last.name}, with exit "
-        f"{last.exit_code}: {why.rstrip('.')}. Repair the cause, then change the spec, or set spec.suspend "
-        "to true and to false again",
+        f"{len(failed)} workers failed and none finished a sample; the last: "
+        f"{last.message.rstrip('. ')}. Repair the cause, then change the spec, or set spec.suspend to true "
+        "and to false again",
     )
 
 
+_SUSPENDED = ConditionType.SUSPENDED
+_STORES = {Reason.ACCESS_REFUSED, Reason.STORAGE_FULL, "StoreUnavailable"}
+
+
 def _cause(condition: Condition) -> Cause:
-    return Cause(Reason(condition.reason), condition.message)
+    known = _known(condition.reason, condition.message)
+    return known or Cause(Reason.INVALID_SPEC, condition.message)  # of a newer operator

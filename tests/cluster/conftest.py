@@ -6,6 +6,7 @@ otherwise one is started. Nothing is ever asked of a cluster whose context is no
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,14 @@ def operator(cluster_client: Client, crd: None, kubelet: Kubelet) -> Iterator[Op
     """The operator, installed by its chart for the whole cluster."""
     with installed(cluster_client, kubelet) as operator:
         yield operator
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """Folder of SmolLM2-135M-Instruct, as the demo makes it."""
+    script = _ROOT / "examples" / "demo" / "model.py"
+    made = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(made.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture

@@ -326,3 +326,24 @@ def test_kubectl_takes_shows_explains_and_scales(kubectl: Kubectl, namespace: Cl
     assert shown.stdout.split()[:3] == ["NAME", "PHASE", "PROGRESS"], shown.stderr
     assert "FIELD: topP <number>" in explained.stdout, explained.stderr
     assert namespace.get("rephraseruns", "quickstart")["spec"]["workers"]["max"] == 3
+
+
+def test_kubectl_apply_refuses_every_bad_manifest_and_names_the_field(
+    kubectl: Kubectl, namespace: Client
+) -> None:
+    told: dict[str, str] = {}
+    silent: dict[str, str] = {}
+    for given in BAD:
+        name = given.name.removesuffix(".in.yaml")
+        answers = (ANSWERS / f"{name}.out.txt").read_text()
+        fields = re.findall(r"^  ((?:spec|metadata)[\w.\[\]-]*): ", answers, re.MULTILINE)
+        if name in TAKEN or not fields:
+            continue
+        applied = kubectl("apply", "-f", str(given))
+        told[name] = applied.stderr
+        if applied.returncode == 0 or not any(field in applied.stderr for field in fields):
+            silent[name] = applied.stdout + applied.stderr
+
+    assert silent == {}
+    assert len(told) >= 25
+    assert namespace.list("rephraseruns") == []

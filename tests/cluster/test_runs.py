@@ -234,3 +234,24 @@ def test_another_run_with_the_same_output_is_refused_by_name(runs: Runs) -> None
 
     assert f"{runs.namespace.namespace}/test" in condition(refused, "Accepted")["message"]
     assert runs.jobs(run="other") == [] or runs.get("other")["status"]["phase"] != "Pending"
+
+
+@pytest.mark.full
+@pytest.mark.needs("engine")
+@pytest.mark.timeout(1200)
+def test_a_run_with_a_real_model_becomes_a_verified_dataset(runs: Runs, model: Path) -> None:
+    arguments = ["--enforce-eager", "--max-num-seqs=16"]
+    engine = {"type": "VLLM", "args": arguments}
+    runs.apply(
+        model={"name": None, "uri": str(model), "maxModelLength": 1024, "engine": engine},
+        sampling={"maxTokens": 16, "seed": None},
+        source={"limit": {"documents": 8}},
+        workers={"max": 1},
+        durability={"heartbeatSeconds": 5, "leaseSeconds": 60, "checkpointSeconds": 10},
+    )
+
+    run = runs.complete(within=900)
+
+    assert samples(run) == 24
+    assert run["status"]["tokens"]["completion"] > 24
+    assert runs.verify().returncode == 0

@@ -1,7 +1,6 @@
 """The chart as Helm renders it: what it installs, what the operator may do, and which values it refuses."""
 
 import json
-import logging
 import tarfile
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -53,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "imagePullPolicy": "Always",
         "imagePullSecrets": [{"name": "registry.example"}],
         "reconcileSeconds": 0.5,
-        "crashLoopFailures": 1_000_000,
+        "crashLoopFailures": 10,
         "logLevel": "Debug",
         "ports": {"health": 18080, "metrics": 18081},
         "serviceAccount": {"annotations": {"cloud.example/role": "operator"}},
@@ -343,8 +342,7 @@ def test_the_operator_accepts_its_environment_and_reads_all_of_it(case: str) -> 
 
     settings = Settings.from_environment(ours)
 
-    assert set(ours) == ours.asked | {LOG_LEVEL}
-    assert given[LOG_LEVEL].upper() in logging.getLevelNamesMapping()
+    assert set(ours) == ours.asked
     assert settings.namespaces == tuple(CASES[case].get("watchNamespaces", ()))
     assert settings.host == POD_IP
 

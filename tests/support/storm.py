@@ -206,7 +206,7 @@ class Storm:
             self._say(f"{self._kills} kills done, {await fleet.committed_share():.0%} committed")
             await asyncio.gather(*self._pauses)
             self._replace_the_slow()
-            code = await fleet.end(within=240)
+            code = await fleet.end(within=600)
             self.figures.seconds = time.monotonic() - started
             if self._site.proxy is not None:
                 self._site.proxy.weather = calm

@@ -8,7 +8,7 @@ GROUPS = {
          " resourcequotas secrets serviceaccounts services"),
     "apiextensions.k8s.io": ("v1", "customresourcedefinitions"),
     "apps": ("v1", "deployments replicasets statefulsets"),
-    "authorization.k8s.io": ("v1", "selfsubjectaccessreviews subjectaccessreviews"),
+    "authorization.k8s.io": ("v1", "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews"),
     "batch": ("v1", "cronjobs jobs"),
     "coordination.k8s.io": ("v1", "leases"),
     "networking.k8s.io": ("v1", "networkpolicies"),
@@ -28,6 +28,7 @@ CLUSTER_WIDE = frozenset(
         "persistentvolumes",
         "priorityclasses",
         "selfsubjectaccessreviews",
+        "selfsubjectrulesreviews",
         "subjectaccessreviews",
     ]
 )
