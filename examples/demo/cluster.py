@@ -29,6 +29,7 @@ from support.cluster.control_plane import ControlPlane
 from support.cluster.installed import installed
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Shape
+from support.helm import kubectl as find_kubectl
 from support.s3 import BUCKET, S3, SeaweedFS
 from support.waiting import wait_until
 
@@ -97,7 +98,7 @@ def show(client: Client, kubeconfig: Path, s3: S3, *, model: str, keep: bool) ->
     """Apply the run, show it change until it is over, then what it wrote."""
     manifest = Path("demo/cluster-run.yaml")
     manifest.write_text(yaml.safe_dump_all(manifests(s3, model), sort_keys=False))
-    kubectl = ["kubectl", "--kubeconfig", str(kubeconfig), "-n", NAMESPACE]
+    kubectl = [str(find_kubectl()), "--kubeconfig", str(kubeconfig), "-n", NAMESPACE]
     step(f"kubectl apply -f {manifest}")
     subprocess.run([*kubectl, "apply", "-f", str(manifest)], check=True)
     step("kubectl get rephraseruns --watch")

@@ -19,6 +19,8 @@ CRD_NAME = f"{PLURAL}.{GROUP}"
 
 RUN_LABEL = f"{GROUP}/run"
 """Name of the run; on all its Jobs and pods."""
+RUN_UID_LABEL = f"{GROUP}/run-uid"
+"""Uid of the run object; on all its Jobs and pods. Pods of an earlier run of the same name may still end."""
 ROLE_LABEL = f"{GROUP}/role"
 """`driver` or `worker`; on all Jobs and pods of a run."""
 POOL_LABEL = f"{GROUP}/pool"
@@ -36,6 +38,9 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 METRICS_PORT = "metrics"
 """Name of the port of driver and workers that serves `/metrics`, `/healthz` and a driver's `/progress`."""
+
+MODEL_LABEL = "llm-d.ai/model"
+"""OpenCost's: the model a worker serves, by which it joins cost and tokens (OpenCost 1.121)."""
 
 DRIVER = "driver"
 WORKER = "worker"
@@ -59,6 +64,14 @@ def worker_job_name(run: str, slot: int, attempt: int) -> str:
         attempt: number of the Job in that slot, from 1.
     """
     return f"{run}-w{slot:03d}-{attempt}"
+
+
+def label_value(text: str) -> str:
+    """A text as a label's value: at most 63 letters, digits, `-`, `_` and `.`, the last ones of it."""
+    safe = "".join(
+        one if one.isascii() and (one.isalnum() or one in "-_.") else "-" for one in text
+    )
+    return safe[-63:].strip("-_.")
 
 
 def run_selector(run: str) -> str:

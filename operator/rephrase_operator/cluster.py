@@ -65,7 +65,9 @@ class Cluster:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
         else:
-            await config.load_kube_config(client_configuration=found)  # type: ignore[no-untyped-call]
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=os.environ.get("KUBECONFIG") or None, client_configuration=found
+            )
         self._api = client.ApiClient(found)
 
     async def close(self) -> None:

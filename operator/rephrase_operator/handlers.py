@@ -214,7 +214,7 @@ class Handlers:
         refused = None if over else _refusal(run, key, outputs)
         if refused is None and not over:
             refused = await self._checked(run, memory, now)
-        settlement = settle(before, observed, now=now)
+        settlement = settle(before, observed, now=now, generation=run.metadata.generation)
         prices = prices_of(run)
         seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
         verdict = judge(
@@ -227,7 +227,15 @@ class Handlers:
             template_hashes=hashes,
             settings=self.settings,
         )
-        todo = plan(run, before, observed, verdict, template_hashes=hashes, now=now)
+        todo = plan(
+            run,
+            before,
+            observed,
+            verdict,
+            template_hashes=hashes,
+            now=now,
+            avoid=settlement.avoid,
+        )
         applied = await self._apply(run, todo, memory)
         look = Look(
             run=run,
@@ -264,8 +272,9 @@ class Handlers:
     ) -> Observed:
         mine = [job for job in jobs.get(key, ()) if job.owner == run.metadata.uid]
         there = {pod.uid: pod for pod in pods.get(key, ())}
-        found = list({**self._gone.get(key, {}), **there}.values())
-        observed = Observed(mine, found, None, {})
+        found = {**self._gone.get(key, {}), **there}.values()
+        ours = [pod for pod in found if pod.run == run.metadata.uid]
+        observed = Observed(mine, ours, None, {})
         driver = observed.driver_pod
         progress = None
         if driver is not None and driver.phase == "Running" and driver.ip and driver.port:
@@ -331,6 +340,7 @@ class Handlers:
             slot=action.slot,
             attempt=action.attempt,
             start=action.start,
+            avoid=action.avoid,
             settings=self.settings,
         )
 
@@ -425,8 +435,7 @@ class Handlers:
                 if not job.deleting and job.uid not in deleted:
                     await self._cluster.delete_job(key[0], job.name, job.uid)
                     deleted.add(job.uid)
-            owners = deleted | {job.uid for job in mine}
-            left = [pod for pod in pods.get(key, ()) if pod.owner in owners and not pod.terminal]
+            left = [pod for pod in pods.get(key, ()) if pod.run == uid and not pod.terminal]
             if not left and all(job.deleting for job in mine):
                 break
             if _now() > deadline:

@@ -31,7 +31,14 @@ _MODELS = "/models"
 
 
 def worker_job(
-    run: RephraseRun, pool: Pool, *, slot: int, attempt: int, start: int, settings: Settings
+    run: RephraseRun,
+    pool: Pool,
+    *,
+    slot: int,
+    attempt: int,
+    start: int,
+    settings: Settings,
+    avoid: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The Job of one worker.
 
@@ -42,9 +49,11 @@ def worker_job(
         attempt: number of the Job in that slot, from 1.
         start: unit to begin at.
         settings: the operator's.
+        avoid: names of nodes to take last.
     """
     spec = run.spec
-    labels = _labels(run, names.WORKER) | {names.POOL_LABEL: pool.name}
+    model = names.label_value(spec.model.name or spec.model.uri or "")
+    labels = _labels(run, names.WORKER) | {names.POOL_LABEL: pool.name, names.MODEL_LABEL: model}
     gpus = pool.gpu.count if pool.gpu is not None else 0
     launch = WorkerLaunch(
         run=run.metadata.name,
@@ -110,7 +119,19 @@ def worker_job(
         {"name": "REPHRASE_SLOT", "value": str(slot)},
         {"name": "REPHRASE_START", "value": str(start)},
     ]
+    if avoid:
+        _put_last(template["spec"], avoid)
     return job
+
+
+def _put_last(pod: dict[str, Any], nodes: Sequence[str]) -> None:
+    """Prefer any other node, beside what the user's overlay prefers."""
+    elsewhere = {"key": "metadata.name", "operator": "NotIn"}
+    terms = [{"matchFields": [elsewhere | {"values": [node]}]} for node in nodes]
+    affinity = pod.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    affinity.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).extend(
+        {"weight": 100, "preference": term} for term in terms
+    )
 
 
 def driver_job(run: RephraseRun, *, settings: Settings) -> dict[str, Any]:
@@ -199,7 +220,7 @@ def _job(
             "ownerReferences": [_owner(run)],
         },
         "spec": {
-            # Indexed: the live pod then carries durable counts of failures and of preemptions
+            # Indexed: the last failed pod then stays until another is there, so its end is never missed
             "completionMode": "Indexed",
             "completions": 1,
             "parallelism": 1,
@@ -241,6 +262,7 @@ def _labels(run: RephraseRun, role: str) -> dict[str, str]:
         "app.kubernetes.io/instance": run.metadata.name,
         "app.kubernetes.io/component": role,
         names.RUN_LABEL: run.metadata.name,
+        names.RUN_UID_LABEL: run.metadata.uid or "",
         names.ROLE_LABEL: role,
     }
 

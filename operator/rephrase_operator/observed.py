@@ -77,6 +77,7 @@ class PodSeen:
     """A pod of a run.
 
     Attributes:
+        run: uid of the run it belongs to.
         job: name of its Job.
         owner: uid of its Job.
         phase: Pending, Running, Succeeded or Failed.
@@ -87,8 +88,6 @@ class PodSeen:
         exit_code: of its container, None while it has none.
         reason: why it is not running (Unschedulable, ImagePullBackOff, OOMKilled, Evicted ...).
         message: the sentence beside it: the scheduler's, the kubelet's, or the process's last words.
-        failures: failed pods of its slot before it that counted.
-        preemptions: failed pods of its slot before it that did not count.
         gpus: its worker runs on.
         port: where it answers HTTP, 0 if nowhere.
         gone: it was deleted; this is how it was last seen.
@@ -96,6 +95,7 @@ class PodSeen:
 
     name: str
     uid: str
+    run: str
     job: str
     owner: str
     role: str
@@ -112,8 +112,6 @@ class PodSeen:
     exit_code: int | None
     reason: str
     message: str
-    failures: int
-    preemptions: int
     gpus: int
     port: int
     gone: bool = False
@@ -226,7 +224,7 @@ def job_seen(body: Mapping[str, Any]) -> JobSeen:
 def pod_seen(body: Mapping[str, Any]) -> PodSeen:
     """Extract of a pod."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
-    labels, annotations = meta.get("labels", {}), meta.get("annotations", {})
+    labels = meta.get("labels", {})
     conditions = {one["type"]: one for one in status.get("conditions", [])}
     disruption = _true(conditions, "DisruptionTarget")
     scheduled = _true(conditions, "PodScheduled")
@@ -237,6 +235,7 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
     return PodSeen(
         name=meta["name"],
         uid=meta["uid"],
+        run=labels.get(names.RUN_UID_LABEL, ""),
         job=labels.get("batch.kubernetes.io/job-name", ""),
         owner=_owner(meta),
         role=role,
@@ -253,8 +252,6 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         exit_code=ended.get("exitCode"),
         reason=reason,
         message=message,
-        failures=int(annotations.get("batch.kubernetes.io/job-index-failure-count", 0)),
-        preemptions=int(annotations.get("batch.kubernetes.io/job-index-ignored-failure-count", 0)),
         gpus=_gpus(spec, role),
         port=_port(spec, role),
     )

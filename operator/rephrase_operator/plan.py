@@ -8,7 +8,7 @@ What holds of every plan, and is tested as such:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,7 +16,7 @@ from rephrase_api.errors import ExitCode
 from rephrase_api.launch import bit_reversed_start
 from rephrase_api.v1alpha1 import Pool, RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
-from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_api.v1alpha1.status import AvoidedNode, RephraseRunStatus
 from rephrase_operator.observed import (
     Ending,
     JobSeen,
@@ -25,12 +25,11 @@ from rephrase_operator.observed import (
     ending,
     ready_pods,
 )
+from rephrase_operator.settle import AVOID_FOR
 from rephrase_operator.verdict import REMEMBERED_STOPS, Verdict, recorded_stop
 
 MOST_STARTS = 50
 """Jobs made at one look: the API server is everybody's."""
-RENEW_AT_DISRUPTIONS = 3
-"""The third wait of the Job controller is 40 s, and each one after it twice as long."""
 LOST_SECONDS = 60
 """A pod that outlives its grace by so long is on a silent node."""
 RETRY_SECONDS: Mapping[int | None, int] = {ExitCode.REFUSED: 60}
@@ -60,6 +59,7 @@ class StartWorker:
     pool: str
     start: int
     reason: str
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ def plan(
     *,
     template_hashes: Mapping[str, str],
     now: datetime,
+    avoid: Sequence[AvoidedNode] = (),
 ) -> Plan:
     """Decide what to do now.
 
@@ -114,6 +115,7 @@ def plan(
         verdict: where the run stands.
         template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
         now: the time.
+        avoid: nodes that new workers keep away from.
     """
     settled = frozenset(status.settling)
     if verdict.over:
@@ -131,7 +133,7 @@ def plan(
     if not planned:
         return Plan(driver, desired)
     workers = _Workers(
-        run, observed, desired, settled, template_hashes, planned, planned - committed, now
+        run, observed, desired, settled, template_hashes, planned, planned - committed, now, avoid
     )
     actions = (*driver, *workers.actions())
     outdated = sum(job.template_hash != template_hashes.get(job.pool) for job in workers.jobs)
@@ -256,6 +258,7 @@ class _Workers:
         planned: int,
         left: int,
         now: datetime,
+        avoid: Sequence[AvoidedNode],
     ) -> None:
         self._run = run
         self._observed = observed
@@ -265,6 +268,7 @@ class _Workers:
         self._planned = planned
         self._left = left
         self._now = now
+        self._avoid = {node.name: node.until - AVOID_FOR for node in avoid}
         self.jobs = [job for job in observed.worker_jobs if not job.deleting]
         self._pods = {job.name: observed.pods_of(job) for job in self.jobs}
         lease = run.spec.durability.lease_seconds
@@ -276,7 +280,7 @@ class _Workers:
         """What to do about workers."""
         gone: set[str] = set()
         for job in self.jobs:
-            if reason := self._renewal(job):
+            if len(gone) < MOST_STARTS and (reason := self._renewal(job)):
                 gone.add(job.name)
                 yield DeleteJob(job.name, job.uid, reason)
         kept = [job for job in self.jobs if job.name not in gone]
@@ -302,13 +306,19 @@ class _Workers:
             return "it ended though units are left" if late and self._left else ""
         if last is None:
             return "its pods are gone" if job.failure else ""
-        if ending(last, job=job) is Ending.DISRUPTION:
+        end = ending(last, job=job)
+        if end is Ending.EXPECTED:  # a queue took its place; it will get one again
+            return ""
+        if end is Ending.DISRUPTION:
             if job.failure:
                 return "interrupted more often than Kubernetes allows"
-            # a worker that drains by itself, or that its node refuses, keeps the back-off
+            refused_at = self._avoid.get(last.node)
+            if last.exit_code is None and refused_at is not None and job.created < refused_at:
+                return f"its node would not have it ({last.reason})"  # a new Job goes elsewhere
+            # a worker that drains by itself, or that its node refuses again, keeps the back-off
             taken = bool(last.disruption) or last.deletion is not None
-            often = taken and last.preemptions + 1 >= RENEW_AT_DISRUPTIONS
-            return f"interrupted {last.preemptions + 1} times" if often else ""
+            # Kubernetes would wait 10 s, then 20, 40 and so on up to ten minutes
+            return "interrupted" if taken else ""
         if self._progressed(pods):
             return "it failed after it had got something done"
         if job.failure:
@@ -390,7 +400,8 @@ class _Workers:
                 started += 1
                 start = bit_reversed_start(slot, self._planned)
                 reason = f"{self._desired[pool.name]} workers are wanted in pool {pool.name}"
-                yield StartWorker(slot, attempts[slot] + 1, pool.name, start, reason)
+                avoid = tuple(sorted(self._avoid))
+                yield StartWorker(slot, attempts[slot] + 1, pool.name, start, reason, avoid)
 
 
 def _by_pool(jobs: Iterable[JobSeen]) -> dict[str, list[JobSeen]]:

@@ -6,17 +6,27 @@ a restart, a lost patch or a stale read never count a pod twice, nor not at all,
 no operator ran.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from rephrase_api.v1alpha1.status import RecentFailure, RephraseRunStatus, SettledPool
+from rephrase_api.v1alpha1.conditions import Reason
+from rephrase_api.v1alpha1.status import (
+    AvoidedNode,
+    RecentFailure,
+    RephraseRunStatus,
+    SettledPool,
+)
 from rephrase_operator.availability import why_it_failed
 from rephrase_operator.observed import Ending, Observed, PodSeen, ending
 
 MAX_SETTLING = 1024
 MAX_RECENT_FAILURES = 10
+MAX_AVOIDED = 20
+AVOID_FOR = timedelta(minutes=10)
+FAILURES_OF_A_NODE = 2
+"""Among the last failures, within `AVOID_FOR`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +38,26 @@ class Settlement:
         settling: uids in `pools` that can still be seen.
         failures: the last failures, newest first.
         ended: what this look found new, with how it ended.
+        avoid: nodes that new workers keep away from, for a while.
     """
 
     pools: dict[str, SettledPool]
     settling: tuple[str, ...]
     failures: tuple[RecentFailure, ...]
     ended: tuple[tuple[PodSeen, Ending], ...]
+    avoid: tuple[AvoidedNode, ...] = ()
 
 
-def settle(status: RephraseRunStatus, observed: Observed, *, now: datetime) -> Settlement:
+def settle(
+    status: RephraseRunStatus, observed: Observed, *, now: datetime, generation: int | None = None
+) -> Settlement:
     """Count the pods that ended since the last status.
 
     Args:
         status: as it was last written.
         observed: what is there.
         now: for pods whose end nobody wrote down.
+        generation: of the spec; a new one forgives the failures that had stopped the run.
     """
     pools = {pool.name: pool for pool in status.settled}
     known = set(status.settling)
@@ -69,12 +84,41 @@ def settle(status: RephraseRunStatus, observed: Observed, *, now: datetime) -> S
             worker=pod.job or pod.name,
             reason=_reason(pod),
             message=why_it_failed(pod)[:1024],
+            node=pod.node or None,
         )
         for pod, end in reversed(found)
         if end is Ending.FAILURE
     ]
-    recent = (*failures, *status.recent_failures)[:MAX_RECENT_FAILURES]
-    return Settlement(pools, tuple(settling), recent, tuple(found))
+    stop = status.stop
+    forgiven = stop is not None and stop.reason == Reason.WORKERS_NEVER_READY and (
+        stop.generation != generation
+    )  # fmt: skip
+    earlier = () if forgiven else status.recent_failures
+    recent = (*failures, *earlier)[:MAX_RECENT_FAILURES]
+    avoid = _avoid(status, recent, found, now)
+    return Settlement(pools, tuple(settling), recent, tuple(found), avoid)
+
+
+def _avoid(
+    status: RephraseRunStatus,
+    failures: Iterable[RecentFailure],
+    ended: Iterable[tuple[PodSeen, Ending]],
+    now: datetime,
+) -> tuple[AvoidedNode, ...]:
+    """Nodes whose kubelet refused a worker, or where two of the last failures happened.
+
+    A node is only put last, never forbidden: where it is the only one, workers still go there.
+    """
+    before = status.workers.avoid_nodes if status.workers is not None else ()
+    found = {node.name: node for node in before if node.until > now}
+    failed = Counter(one.node for one in failures if now - one.time < AVOID_FOR)
+    for pod, end in ended:
+        refused = end is Ending.DISRUPTION and pod.exit_code is None and not pod.disruption
+        looping = end is Ending.FAILURE and failed[pod.node or None] >= FAILURES_OF_A_NODE
+        if pod.node and (refused or looping):
+            reason = pod.reason if refused and pod.reason else ("CrashLoop" if looping else "Lost")
+            found[pod.node] = AvoidedNode(name=pod.node, until=now + AVOID_FOR, reason=reason[:128])
+    return tuple(sorted(found.values(), key=lambda node: node.until)[-MAX_AVOIDED:])
 
 
 def held_seconds(pod: PodSeen, now: datetime) -> float:

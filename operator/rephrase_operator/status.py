@@ -123,7 +123,7 @@ def status_of(look: Look) -> api.RephraseRunStatus:
         worker_failures=sum(pool.failures for pool in pools),
         cost=_cost(look, seconds, progress),
         eta=_eta(look, over=over),
-        estimated_completion_time=None,
+        estimated_completion_time=_end(look, over=over),
         output=_output(run),
         image=api.ImageStatus(
             runner=run.spec.image.runner or look.settings.runner_image,
@@ -433,6 +433,7 @@ def _workers(look: Look) -> api.WorkersStatus:
         draining=len(draining),
         selector=names.worker_selector(look.run.metadata.name),
         pools=tuple(_pool(look, name) for name in pools),
+        avoid_nodes=look.settlement.avoid,
     )
 
 
@@ -514,6 +515,14 @@ def _seconds_left(look: Look) -> float | None:
 def _eta(look: Look, *, over: bool) -> str | None:
     left = _seconds_left(look)
     return None if over or left is None else duration(left)
+
+
+def _end(look: Look, *, over: bool) -> datetime | None:
+    """To the minute: it would else change at every look."""
+    left = _seconds_left(look)
+    if over or left is None:
+        return None
+    return (look.now + timedelta(seconds=left)).replace(second=0, microsecond=0)
 
 
 def duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.report import report
 from support.cluster.wire import Refused
+from support.helm import kubectl as find_kubectl
 from support.waiting import wait_until
 
 _HERE = Path(__file__).parent
@@ -183,7 +184,7 @@ def kubectl(cluster: Cluster, namespace: Client) -> Callable[..., subprocess.Com
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         command = [
-            "kubectl",
+            str(find_kubectl()),
             "--kubeconfig",
             str(cluster.kubeconfig),
             "-n",

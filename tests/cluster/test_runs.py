@@ -72,6 +72,7 @@ def test_a_run_becomes_a_verified_dataset_and_leaves_nothing_behind(
     assert f'rephrase_run_units{{{labels},state="committed"}} 10.0' in metrics
 
 
+@pytest.mark.full
 def test_drivers_and_workers_tell_their_metrics(runs: Runs) -> None:
     runs.apply(model=SLOW)
     runs.wait(ConditionType.PROGRESSING)
@@ -139,6 +140,7 @@ def test_an_operator_that_is_killed_again_and_again_takes_the_same_next_steps(
     assert runs.verify().returncode == 0
 
 
+@pytest.mark.full
 def test_workers_go_on_and_are_replaced_while_there_is_no_operator(
     runs: Runs, operator: Operator
 ) -> None:
@@ -160,6 +162,7 @@ def test_workers_go_on_and_are_replaced_while_there_is_no_operator(
     assert runs.verify().returncode == 0
 
 
+@pytest.mark.full
 def test_kubectl_scale_adds_and_drains_workers(runs: Runs, kubectl: Kubectl) -> None:
     runs.apply(model=SLOW)
     runs.wait(ConditionType.WORKERS_AVAILABLE)
@@ -176,6 +179,7 @@ def test_kubectl_scale_adds_and_drains_workers(runs: Runs, kubectl: Kubectl) -> 
     assert [job["metadata"]["name"] for job in runs.jobs("worker")] == ["test-w000-1"]
 
 
+@pytest.mark.full
 def test_new_engine_arguments_reach_the_workers_one_after_the_other(runs: Runs) -> None:
     runs.apply(model=SLOW)
     runs.wait(ConditionType.WORKERS_AVAILABLE)
@@ -213,6 +217,7 @@ def test_a_preempted_worker_is_a_disruption_and_one_out_of_memory_a_failure(
     assert runs.verify().returncode == 0
 
 
+@pytest.mark.full
 def test_a_finished_run_goes_after_its_time_and_its_dataset_stays(runs: Runs) -> None:
     runs.apply(ttlSecondsAfterFinished=1)
 
@@ -221,6 +226,7 @@ def test_a_finished_run_goes_after_its_time_and_its_dataset_stays(runs: Runs) ->
     assert runs.verify().returncode == 0
 
 
+@pytest.mark.full
 def test_another_run_with_the_same_output_is_refused_by_name(runs: Runs) -> None:
     runs.apply(model=SLOW)
     runs.wait(ConditionType.ACCEPTED)

@@ -65,6 +65,7 @@ def test_a_column_or_model_that_is_not_there_fails_the_run_before_any_worker(run
     runs.complete("repaired")
 
 
+@pytest.mark.full
 def test_refused_credentials_are_told_and_tried_again_with_the_new_secret(runs: Runs) -> None:
     runs.put_secret("wrong", "nobody", "knows")
     runs.apply(output={"secretRef": {"name": "wrong"}})
@@ -81,6 +82,7 @@ def test_refused_credentials_are_told_and_tried_again_with_the_new_secret(runs: 
     runs.complete(within=180)
 
 
+@pytest.mark.full
 def test_a_missing_secret_is_told(runs: Runs) -> None:
     runs.apply(output={"secretRef": {"name": "later"}})
 
@@ -162,6 +164,7 @@ def test_an_image_that_cannot_be_pulled_is_told(runs: Runs, kubelet: Kubelet) ->
     runs.complete()
 
 
+@pytest.mark.full
 def test_workers_that_never_start_stop_the_run_until_the_spec_changes(runs: Runs) -> None:
     command = {"name": "worker", "command": ["sh", "-c", "echo no such thing >&2; exit 1"]}
     template = {"podTemplate": {"spec": {"containers": [command]}}}
@@ -190,6 +193,7 @@ def test_a_template_that_the_api_server_refuses_is_not_accepted(runs: Runs) -> N
     runs.complete()
 
 
+@pytest.mark.full
 def test_a_budget_without_a_price_is_not_accepted_and_a_spent_one_drains(runs: Runs) -> None:
     dear = pool(runs, pricePerGPUHour="3600")  # one a second
     runs.apply("unpriced", scaling={"budget": {"amount": "5"}},
@@ -210,6 +214,7 @@ def test_a_budget_without_a_price_is_not_accepted_and_a_spent_one_drains(runs: R
     runs.complete("dear")
 
 
+@pytest.mark.full
 def test_too_many_failed_documents_stop_the_run_until_the_limit_is_raised(runs: Runs) -> None:
     failing = {"engine": {"args": ["--fail-on=district"]}}
     limit = {"maxFailedDocuments": {"share": "1%", "count": 10}, "requestAttempts": 1}

@@ -169,8 +169,6 @@ class Cluster:
             scheduled=self.now if is_driver else None,
             reason="" if is_driver else "Unschedulable",
             node="",
-            failures=counted,
-            preemptions=ignored,
         )
         self.pods[pod.uid] = pod
 

@@ -98,6 +98,14 @@ def helm() -> Path:
     return unpacked("helm") if _archive() is not None else _on_path()
 
 
+def kubectl() -> Path | None:
+    """kubectl: the package's, which fits the control plane, else the one on PATH."""
+    if _archive() is not None:
+        return unpacked("kubectl")
+    found = shutil.which("kubectl")
+    return Path(found) if found else None
+
+
 def helm_missing() -> str:
     """Why there is no helm, empty if there is one. Unpacks nothing."""
     if _archive() is not None:

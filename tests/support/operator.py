@@ -93,6 +93,7 @@ def a_pod(job: JobSeen | None = None, number: int = 0, **more: Any) -> PodSeen: 
     base = PodSeen(
         name=name,
         uid=f"uid-{name}",
+        run="run-uid",
         job=job.name,
         owner=job.uid,
         role=job.role,
@@ -109,8 +110,6 @@ def a_pod(job: JobSeen | None = None, number: int = 0, **more: Any) -> PodSeen: 
         exit_code=None,
         reason="",
         message="",
-        failures=0,
-        preemptions=0,
         gpus=1 if job.role == names.WORKER else 0,
         port=8000,
     )

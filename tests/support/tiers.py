@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from support.cluster.binary import binary_missing
-from support.helm import helm_missing
+from support.helm import helm_missing, kubectl
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -33,12 +33,10 @@ class Tier:
     Attributes:
         timeout_seconds: of each test that names none itself; a hang is a failure.
         peers: what all its tests need.
-        full: all its tests belong to `make test-full`.
     """
 
     timeout_seconds: int
     peers: frozenset[str] = frozenset()
-    full: bool = False
 
 
 TIERS = {
@@ -49,8 +47,7 @@ TIERS = {
     "wire": Tier(60),
     "process": Tier(300),
     "engine": Tier(600, frozenset({"engine"})),
-    # until there is an operator, what it would find out about our code is not worth its build in every run
-    "cluster": Tier(600, frozenset({"cluster"}), full=True),
+    "cluster": Tier(600, frozenset({"cluster"})),
 }
 """In the order they run in: what is quick and needs nothing comes first."""
 
@@ -88,7 +85,7 @@ def nodes_missing() -> str:
 
 def kubectl_missing() -> str:
     """Why kubectl cannot be run, empty if it can."""
-    return "" if shutil.which("kubectl") else "not on PATH: kubectl"
+    return "" if kubectl() else "not on PATH: kubectl"
 
 
 PEERS: dict[str, Callable[[], str]] = {
@@ -179,8 +176,6 @@ class Tiers:
             name = tier_of(item.path)
             item.stash[_tier] = self._tiers[item.nodeid] = name
             item.stash[_needs] = needs = peers_of(item)
-            if TIERS[name].full:
-                item.add_marker(pytest.mark.full)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TIERS[name].timeout_seconds))
             for peer in sorted(needs & self._missing.keys()):

@@ -1,16 +1,14 @@
-"""Money, the operator's settings, the driver's numbers, and where workers begin."""
+"""Money, the operator's settings, the driver's numbers, and engine arguments."""
 
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rephrase_api import cost
 from rephrase_api.errors import Problems
-from rephrase_api.launch import bit_reversed_start, merged_arguments
+from rephrase_api.launch import merged_arguments
 from rephrase_operator.settings import Settings
 from support.operator import a_progress, prices
 
@@ -118,19 +116,7 @@ def test_a_crash_loop_is_of_one_to_ten_failures(value: str) -> None:
         read(**NEEDED, CRASH_LOOP_FAILURES=value)
 
 
-# -- launch --
-
-
-def test_workers_begin_spread_over_the_plan() -> None:
-    starts = [bit_reversed_start(slot, 1000) for slot in range(8)]
-
-    assert starts == [0, 500, 250, 750, 125, 625, 375, 875]
-    assert bit_reversed_start(5, 0) == 0
-
-
-@given(st.integers(0, 4095), st.integers(1, 10**7))
-def test_a_worker_begins_within_the_plan(slot: int, units: int) -> None:
-    assert 0 <= bit_reversed_start(slot, units) < units
+# -- engine arguments --
 
 
 def test_a_pools_arguments_replace_those_of_the_run_flag_by_flag() -> None:

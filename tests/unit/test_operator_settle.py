@@ -4,7 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from rephrase_api.v1alpha1.status import RecentFailure, RephraseRunStatus, SettledPool
+from rephrase_api.v1alpha1.status import (
+    RecentFailure,
+    RephraseRunStatus,
+    SettledPool,
+    StopStatus,
+)
 from rephrase_operator.observed import Ending, Observed
 from rephrase_operator.settle import MAX_SETTLING, Settlement, seconds_by_pool, settle
 from support.operator import (
@@ -80,6 +85,16 @@ def test_no_more_pods_are_taken_than_the_list_may_hold() -> None:
     last = settled(written(first), observed(jobs, left))
     assert last.pools["default"].failures == MAX_SETTLING + 10
     assert len(last.settling) == MAX_SETTLING
+
+
+def test_a_new_spec_forgives_the_failures_that_had_stopped_the_run() -> None:
+    old = RecentFailure(time=NOW, worker="run-w000-1", reason="Exit1")
+    stop = StopStatus(reason="WorkersNeverReady", generation=1)
+    stopped = RephraseRunStatus(recent_failures=(old,), stop=stop)
+    nothing = observed([], [])
+
+    assert settle(stopped, nothing, now=NOW, generation=1).failures == (old,)
+    assert settle(stopped, nothing, now=NOW, generation=2).failures == ()
 
 
 def test_recent_failures_are_the_last_ten_newest_first() -> None:

@@ -25,7 +25,6 @@ from rephrase_operator.status import (
     Event,
     Look,
     changes,
-    duration,
     events,
     phase,
     refused_status,
@@ -399,17 +398,6 @@ def test_a_finished_driver_that_nobody_asked_is_read_from_its_last_words() -> No
     assert status.progress.display == "7/7"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        *((0, "0s"), (59.9, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m")),
-        *((15_120, "4h12m"), (86_400, "1d0h"), (900_000, "10d10h")),
-    ],
-)
-def test_a_duration_has_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
 def test_the_largest_status_is_far_below_what_the_api_server_takes() -> None:
     jobs = [a_job(slot) for slot in range(4096)]
     pods = [an_ended_pod(job, message="x" * 4096) for job in jobs]
@@ -420,9 +408,6 @@ def test_the_largest_status_is_far_below_what_the_api_server_takes() -> None:
 
     assert len(status.settling) == MAX_SETTLING
     assert len(json.dumps(status.to_api())) < 200_000
-
-
-# -- writing --
 
 
 # -- Events --

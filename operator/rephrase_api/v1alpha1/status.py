@@ -231,6 +231,8 @@ class RecentFailure(Model):
     """Why, in one CamelCase word."""
     message: Annotated[str, Field(max_length=1024)] = ""
     """Why, for people. Default: empty."""
+    node: Name | None = None
+    """Where. Absent: it had none."""
 
 
 class SettledPool(Model):

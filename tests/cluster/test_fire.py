@@ -1,0 +1,435 @@
+"""The operator under fire: everything that takes a worker away, and what is counted, done and told then."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rephrase_api.v1alpha1.conditions import ConditionType
+from support.cluster.builders import a_container, a_namespace, a_pod, condition, holds
+from support.cluster.client import Client
+from support.cluster.control_plane import ControlPlane
+from support.cluster.installed import SYSTEM, Operator, installed
+from support.cluster.kubelet.kubelet import Kubelet
+from support.cluster.kubelet.node import Node
+from support.cluster.runs import SLOW, Runs
+from support.cluster.wire import Object, Refused, Unreachable
+from support.helm import RELEASE
+from support.manifests import echo
+from support.s3 import BUCKET, S3
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+AddNode = Callable[..., Node]
+SLOWER = echo(concurrency=1, latency=0.5)
+QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
+
+
+@pytest.fixture
+def runs(operator: Operator, namespace: Client, s3: S3, tmp_path: Path) -> Runs:
+    """A namespace with a source and credentials, looked after by the operator; it has no node yet."""
+    return Runs(namespace, s3, tmp_path)
+
+
+def running(runs: Runs) -> list[Object]:
+    """Workers' pods that run, and are not about to end."""
+    return [
+        pod
+        for pod in runs.pods("worker")
+        if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def wait_running(runs: Runs, count: int, *, but: str = "", within: float = 60) -> list[Object]:
+    """Wait until so many workers run, none of them on the node `but`."""
+
+    def there() -> list[Object] | None:
+        found = [pod for pod in running(runs) if pod["spec"]["nodeName"] != but]
+        return found if len(found) >= count else None
+
+    return wait_until(there, f"{count} workers run", within=within)
+
+
+def others(runs: Runs, uid: str) -> list[Object]:
+    return [pod for pod in running(runs) if pod["metadata"]["uid"] != uid]
+
+
+def counts(run: Object) -> tuple[int, int]:
+    status = run.get("status") or {}
+    return status.get("disruptions", 0), status.get("workerFailures", 0)
+
+
+def wait_counted(runs: Runs, *, within: float = 120) -> Object:
+    """Wait until a pod that ended is counted as one or the other."""
+    return runs.namespace.wait_for(
+        "rephraseruns",
+        "test",
+        lambda run: sum(counts(run)) >= 1,
+        "the end is counted",
+        within=within,
+    )
+
+
+def test_a_worker_that_is_preempted_seven_times_is_back_within_seconds(
+    runs: Runs, add_node: AddNode
+) -> None:
+    add_node("cpu")
+    runs.apply(model=SLOWER, workers={"max": 1})
+    (pod,) = wait_running(runs, 1)
+    seconds = []
+    for _ in range(7):
+        runs.namespace.evict(pod["metadata"]["name"])
+        began, old = time.monotonic(), pod["metadata"]["uid"]
+        (pod,) = wait_until(partial(others, runs, old), "another worker runs", within=60)
+        seconds.append(time.monotonic() - began)
+    run = runs.namespace.wait_for(
+        "rephraseruns", "test", lambda run: counts(run) == (7, 0), "seven are counted"
+    )
+
+    assert max(seconds) < 15, seconds
+    assert not run["status"].get("recentFailures")
+    runs.namespace.patch("rephraseruns", "test", QUICK)
+    runs.complete()
+    assert runs.verify().returncode == 0
+
+
+Meddling = Callable[[Runs, Node, str], None]
+
+
+def taint(runs: Runs, node: Node, pod: str) -> None:
+    spec = {"taints": [{"key": "maintenance", "effect": "NoExecute"}]}
+    runs.namespace.in_namespace(None).patch("nodes", node.name, {"spec": spec})
+
+
+def preempt(runs: Runs, node: Node, pod: str) -> None:
+    """Fill the node with a pod of higher priority."""
+    cluster = runs.namespace.in_namespace(None)
+    cluster.apply(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "urgent"},
+            "value": 1000,
+        }
+    )
+    large = a_container(["sleep", "600"], resources={"requests": {"cpu": "7500m"}})
+    place = {"kubernetes.io/hostname": node.name}
+    runs.namespace.create(a_pod("urgent", large, priorityClassName="urgent", nodeSelector=place))
+
+
+def reboot(runs: Runs, node: Node, pod: str) -> None:
+    node.lose_power()
+    node.boot()
+
+
+DISRUPTIONS: dict[str, Meddling] = {
+    "evicted": lambda runs, node, pod: runs.namespace.evict(pod),
+    "deleted by hand": lambda runs, node, pod: runs.namespace.delete("pods", pod),
+    "preempted by the scheduler": preempt,
+    "tainted": taint,
+    "node shut down": lambda runs, node, pod: node.shut_down(),
+    "node low on memory": lambda runs, node, pod: node.run_low_on_memory(),
+    "spot node reclaimed": lambda runs, node, pod: node.reclaim(notice_seconds=1),
+    "node gone without notice": lambda runs, node, pod: node.vanish(),
+    "node rebooted under its old name": reboot,
+}
+
+
+@pytest.mark.parametrize("what", DISRUPTIONS)
+def test_what_is_no_fault_of_a_worker_is_a_disruption(
+    what: str, runs: Runs, add_node: AddNode
+) -> None:
+    first = add_node("first")
+    runs.apply(model=SLOW, workers={"max": 1})
+    (pod,) = wait_running(runs, 1)
+    add_node("second")
+
+    DISRUPTIONS[what](runs, first, pod["metadata"]["name"])
+    run = wait_counted(runs)
+    runs.namespace.patch("rephraseruns", "test", QUICK)
+    runs.complete(within=180)
+
+    assert counts(run) == (1, 0)
+    assert runs.verify().returncode == 0
+
+
+def test_a_pod_over_its_storage_limit_is_a_failure_that_says_so(
+    runs: Runs, add_node: AddNode
+) -> None:
+    node = add_node("cpu")
+    runs.apply(model=SLOW, workers={"max": 1})
+    (pod,) = wait_running(runs, 1)
+
+    node.exceed_storage_limit(pod["metadata"]["name"])
+    run = wait_counted(runs)
+
+    assert counts(run) == (0, 1)
+    assert "exceeds the limit" in run["status"]["recentFailures"][0]["message"]
+
+
+def test_a_node_that_refuses_a_worker_is_taken_last(runs: Runs, add_node: AddNode) -> None:
+    bad = add_node("bad")
+    runs.apply(model=SLOW, workers={"max": 0})
+    runs.wait(ConditionType.PLANNED)
+    bad.reject_next()
+    runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": {"max": 1}}})
+    run = wait_counted(runs)
+    good = add_node("good")
+
+    (avoided,) = run["status"]["workers"]["avoidNodes"]
+    (pod,) = wait_running(runs, 1)
+    runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": {"max": 2}}})
+    wait_running(runs, 1, but=bad.name)
+
+    assert counts(run) == (1, 0)
+    assert avoided["name"] == bad.name
+    assert avoided["reason"] == "UnexpectedAdmissionError"
+    assert pod["spec"]["nodeName"] in {bad.name, good.name}
+
+
+def test_a_silent_node_gets_a_substitute_and_its_zombie_does_no_harm(
+    runs: Runs, add_node: AddNode
+) -> None:
+    silent = add_node("silent")
+    runs.apply(model=SLOW, workers={"max": 1})
+    wait_running(runs, 1)
+    add_node("other")
+
+    silent.lose_network()
+    wait_running(runs, 1, but=silent.name, within=240)
+    silent.regain_network()
+    runs.namespace.patch("rephraseruns", "test", QUICK)
+    run = runs.complete(within=180)
+
+    assert run["status"]["workerFailures"] == 0
+    assert runs.verify().returncode == 0
+
+
+def test_a_job_that_its_queue_takes_back_is_pending_and_no_disruption(
+    runs: Runs, add_node: AddNode
+) -> None:
+    """Kueue's part, as its documentation has it: it suspends and resumes Jobs with its label."""
+    add_node("cpu")
+    (cpu,) = runs.manifest()["spec"]["workers"]["pools"]
+    runs.apply(model=SLOW, workers={"max": 1, "pools": [cpu | {"queueName": "team-a"}]})
+    wait_running(runs, 1)
+    (job,) = runs.jobs("worker")
+    name = job["metadata"]["name"]
+
+    runs.namespace.patch("jobs", name, {"spec": {"suspend": True}})
+    run = runs.wait(ConditionType.WORKERS_AVAILABLE, "False", "QuotaPending")
+    left = running(runs)
+    runs.namespace.patch("jobs", name, {"spec": {"suspend": False}})
+    wait_running(runs, 1)
+    (same,) = runs.jobs("worker")
+    run = runs.complete(within=180)
+
+    assert left == []
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert same["metadata"]["uid"] == job["metadata"]["uid"]
+    assert counts(run) == (0, 0)
+    assert runs.verify().returncode == 0
+
+
+def test_jobs_that_a_user_deletes_are_made_again(runs: Runs, add_node: AddNode) -> None:
+    add_node("cpu")
+    runs.apply(model=SLOW)
+    wait_running(runs, 2)
+
+    for job in runs.jobs():
+        runs.namespace.delete("jobs", job["metadata"]["name"])
+    wait_until(lambda: not running(runs), "the old ones are gone")
+    wait_running(runs, 2)
+    runs.namespace.patch("rephraseruns", "test", QUICK)
+    run = runs.complete()
+
+    assert run["status"]["workerFailures"] == 0
+    assert runs.verify().returncode == 0
+
+
+@pytest.fixture
+def own_cluster(
+    own_plane: ControlPlane, tmp_path: Path
+) -> Iterator[tuple[Client, Kubelet, Operator]]:
+    """A cluster with an operator that a test has to itself."""
+    client = own_plane.client()
+    with ExitStack() as stack:
+        kubelet = stack.enter_context(Kubelet(client, tmp_path / "kubelet"))
+        operator = stack.enter_context(installed(client, kubelet))
+        client.create(a_namespace("mine"))
+        yield client.in_namespace("mine"), kubelet, operator
+
+
+def test_a_run_survives_all_of_it(
+    own_cluster: tuple[Client, Kubelet, Operator],
+    own_plane: ControlPlane,
+    seaweedfs: str,
+    tmp_path: Path,
+) -> None:
+    client, kubelet, operator = own_cluster
+    nodes = [kubelet.add_node(f"node-{number}") for number in range(4)]
+    runs = Runs(client, S3(seaweedfs, BUCKET, "all-of-it"), tmp_path, documents=400)
+    runs.apply(model=SLOW, workers={"max": 3})
+    wait_running(runs, 3)
+    runs.wait_committed(1)
+
+    first, second, third = running(runs)
+    client.evict(first["metadata"]["name"])
+    kubelet.run_out_of_memory("mine", second["metadata"]["name"], "worker")
+    operator.kill()
+    wait_running(runs, 3)
+    by_name = {node.name: node for node in nodes}
+    by_name[third["spec"]["nodeName"]].reclaim(notice_seconds=1)
+    (driver,) = runs.pods("driver")
+    kubelet.run_out_of_memory("mine", driver["metadata"]["name"], "driver")
+    own_plane.api_server.kill()
+    own_plane.etcd.kill()
+    own_plane.etcd.start()
+    own_plane.api_server.start()
+    wait_until(lambda: answers(client), "the API server answers", within=60)
+    operator.kill()
+    client.patch("rephraseruns", "test", QUICK)
+    run = runs.complete(within=240)
+
+    assert run["status"]["workerFailures"] == 1
+    assert run["status"]["recentFailures"][0]["reason"] == "OOMKilled"
+    assert run["status"]["disruptions"] >= 2
+    assert run["status"]["progress"]["samples"]["written"] == 1200
+    assert runs.verify().returncode == 0
+    wait_until(lambda: not runs.jobs(), "the Jobs are removed")
+
+
+def answers(client: Client) -> bool:
+    try:
+        client.list("rephraseruns")
+    except (Refused, *Unreachable):
+        return False
+    return True
+
+
+def test_a_stopped_operator_s_runs_are_let_go_by_the_documented_patch(
+    own_cluster: tuple[Client, Kubelet, Operator], seaweedfs: str, tmp_path: Path
+) -> None:
+    client, kubelet, operator = own_cluster
+    kubelet.add_node("cpu")
+    runs = Runs(client, S3(seaweedfs, BUCKET, "let-go"), tmp_path)
+    runs.apply(model=SLOW)
+    runs.wait(ConditionType.PLANNED)
+    operator.stop()
+
+    client.delete("rephraseruns", "test")
+    held = runs.get()
+    patch = [{"op": "remove", "path": "/metadata/finalizers"}]
+    client.patch("rephraseruns", "test", patch, how="application/json-patch+json")  # type: ignore[arg-type]
+    client.wait_gone("rephraseruns", "test")
+
+    assert held["metadata"]["finalizers"] == ["rephrase.io/drain"]
+    wait_until(lambda: not client.list("jobs"), "garbage collection takes its Jobs", within=60)
+
+
+def test_an_operator_that_dies_at_every_write_makes_no_job_twice_and_counts_every_pod_once(
+    operator: Operator,
+    runs: Runs,
+    add_node: AddNode,
+    cluster_client: Client,
+    tmp_path: Path,
+) -> None:
+    add_node("cpu")
+    operator.stop()
+    try:
+        token = cluster_client.in_namespace(SYSTEM).token(RELEASE)
+        access = cluster_client.wire.access.with_token(token)
+        config = access.write_kubeconfig(tmp_path / "kubeconfig")
+        runs.apply(model=SLOW)
+        seen = SeenPods(runs)
+        deaths = die_at_every_write(runs, config, tmp_path, seen)
+    finally:
+        operator.start()
+    run = runs.complete()
+    wait_until(lambda: not runs.jobs(), "the Jobs are removed")
+    run = runs.get()
+
+    assert deaths >= 6  # each of the first three writes of an operator, before and after
+    assert sorted(seen.jobs) == ["test-driver", "test-w000-1", "test-w001-1"]
+    (settled,) = run["status"]["settled"]
+    assert (settled["disruptions"], settled["failures"]) == (0, 0)
+    assert abs(settled["gpuSeconds"] - seen.seconds) < 0.5
+    assert runs.verify().returncode == 0
+
+
+class SeenPods:
+    """What the test itself sees of the workers' pods, beside the operator."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._pods: dict[str, Object] = {}
+        self.jobs: set[str] = set()
+
+    def look(self) -> None:
+        labels = "rephrase.io/run=test"
+        for pod in self._runs.namespace.list("pods", labels=f"{labels},rephrase.io/role=worker"):
+            self._pods[pod["metadata"]["uid"]] = pod
+        self.jobs |= {
+            job["metadata"]["name"] for job in self._runs.namespace.list("jobs", labels=labels)
+        }
+
+    @property
+    def seconds(self) -> float:
+        """From getting a node to the end of the container, over all pods."""
+        return sum(
+            (at(ended(pod)["finishedAt"]) - at(scheduled(pod))).total_seconds()
+            for pod in self._pods.values()
+        )
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def ended(pod: Object) -> Object:
+    return dict(pod["status"]["containerStatuses"][0]["state"]["terminated"])
+
+
+def scheduled(pod: Object) -> str:
+    return str(condition(pod, "PodScheduled")["lastTransitionTime"])
+
+
+def die_at_every_write(runs: Runs, config: Path, folder: Path, seen: SeenPods) -> int:
+    """Start operators that die at their first, second ... write until the run is complete; how many died."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}},
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "KUBECONFIG": str(config),
+        "REPHRASE_OPERATOR_RUNNER_IMAGE": "rephrase/runner:1",
+        "REPHRASE_OPERATOR_DRIVER_IMAGE": "rephrase/driver:1",
+        "REPHRASE_OPERATOR_RECONCILE_SECONDS": "0.3",
+        "REPHRASE_OPERATOR_HEALTH_PORT": "0",
+        "REPHRASE_OPERATOR_METRICS_PORT": "0",
+    }
+    for number in range(200):
+        fate = {"DIE_AT": str(number % 6 // 2 + 1), "DIE": ("before", "after")[number % 2]}
+        with (folder / "operator.log").open("ab") as log:
+            mortal = subprocess.Popen(
+                [sys.executable, "-m", "support.cluster.mortal"],
+                env=environment | fate,
+                stdout=log,
+                stderr=log,
+            )
+        give_up = time.monotonic() + 60
+        while mortal.poll() is None and time.monotonic() < give_up:
+            seen.look()
+            if holds(runs.get(), "Complete"):
+                break
+        mortal.kill()
+        mortal.wait()
+        if holds(runs.get(), "Complete"):
+            return number
+    raise AssertionError("not complete after 200 deaths")

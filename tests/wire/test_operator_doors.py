@@ -1,0 +1,226 @@
+"""The operator's doors against an API server and drivers that answer by script."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from rephrase_api.progress import Progress, Units
+from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
+from rephrase_operator.driver_client import DriverClient
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Connect = Callable[[Answer], AbstractAsyncContextManager[Cluster]]
+JOB: dict[str, Any] = {
+    "metadata": {"namespace": "here", "name": "run-driver", "ownerReferences": [{"uid": "ours"}]}
+}
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[tuple[str, int]]:
+    """A server that gives this answer to every request; its host and port."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield "127.0.0.1", int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """A connection to an API server that answers by script."""
+
+    @asynccontextmanager
+    async def connect(answer: Answer) -> AsyncIterator[Cluster]:
+        async with serving(answer) as (host, port):
+            config = tmp_path / "kubeconfig"
+            config.write_text(
+                yaml.safe_dump(
+                    {
+                        "current-context": "c",
+                        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                        "clusters": [{"name": "c", "cluster": {"server": f"http://{host}:{port}"}}],
+                        "users": [{"name": "u", "user": {"token": "t"}}],
+                    }
+                )
+            )
+            monkeypatch.setenv("KUBECONFIG", str(config))
+            monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+            cluster = Cluster()
+            await cluster.open()
+            try:
+                yield cluster
+            finally:
+                await cluster.close()
+
+    return connect
+
+
+def conflict(found: dict[str, Any]) -> Answer:
+    """409 to a create, and this object to whoever reads it then."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            return web.json_response({"message": "already exists"}, status=409)
+        return web.json_response({"metadata": found})
+
+    return answer
+
+
+def always(response: Callable[[], web.Response]) -> Answer:
+    async def answer(_: web.Request) -> web.Response:
+        return response()
+
+    return answer
+
+
+async def test_a_job_of_ours_that_is_there_already_is_as_good_as_made(connected: Connect) -> None:
+    async with connected(conflict({"ownerReferences": [{"uid": "ours"}]})) as cluster:
+        await cluster.create_job(JOB)
+
+
+async def test_a_job_of_another_owner_is_named(connected: Connect) -> None:
+    async with connected(conflict({"ownerReferences": [{"uid": "theirs"}]})) as cluster:
+        with pytest.raises(NameTaken, match="here/run-driver belongs to somebody else"):
+            await cluster.create_job(JOB)
+
+
+async def test_a_job_that_is_being_deleted_is_made_later(connected: Connect) -> None:
+    leaving = {"ownerReferences": [{"uid": "ours"}], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    async with connected(conflict(leaving)) as cluster:
+        with pytest.raises(ComingAndGoing):
+            await cluster.create_job(JOB)
+
+
+@pytest.mark.parametrize("code", [404, 409])
+async def test_deleting_what_is_gone_or_another_by_now_is_fine(
+    connected: Connect, code: int
+) -> None:
+    async with connected(always(lambda: web.json_response({}, status=code))) as cluster:
+        await cluster.delete_job("here", "run-driver", "uid")
+
+
+async def test_a_job_is_deleted_with_its_pods_and_only_that_very_job(connected: Connect) -> None:
+    bodies: list[Any] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.json_response({})
+
+    async with connected(answer) as cluster:
+        await cluster.delete_job("here", "run-driver", "uid")
+
+    assert [(body["propagationPolicy"], body["preconditions"]) for body in bodies] == [
+        ("Background", {"uid": "uid"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("response", "code", "words"),
+    [
+        (lambda: web.json_response({"message": "quota"}, status=403), 403, "quota"),
+        (lambda: web.Response(text="<html>", status=502), 502, "no JSON"),
+    ],
+)
+async def test_what_the_api_server_or_a_balancer_says_is_told(
+    connected: Connect, response: Callable[[], web.Response], code: int, words: str
+) -> None:
+    async with connected(always(response)) as cluster:
+        with pytest.raises(Refused, match=words) as refused:
+            await cluster.create_job(JOB)
+
+    assert refused.value.code == code
+
+
+async def test_a_connection_that_is_cut_is_no_answer(connected: Connect) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with connected(answer) as cluster:
+        with pytest.raises(Refused, match="does not answer") as refused:
+            await cluster.patch_status("here", "run", {"phase": "Running"})
+
+    assert refused.value.code == 0
+    assert not refused.value.for_good
+
+
+async def test_events_are_not_asked_for_again_where_they_may_not_be_read(
+    connected: Connect,
+) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"message": "no"}, status=403)
+
+    async with connected(answer) as cluster:
+        told = [await cluster.warning_of("here", "uid") for _ in range(2)]
+
+    assert told == ["", ""]
+    assert len(asked) == 1
+
+
+async def test_the_last_warning_is_told(connected: Connect) -> None:
+    items = [
+        {"metadata": {}, "lastTimestamp": "2026-01-01T00:00:01Z", "message": "first"},
+        {"metadata": {}, "lastTimestamp": "2026-01-01T00:00:02Z", "message": "last"},
+        {"metadata": {}, "eventTime": "2026-01-01T00:00:00Z", "message": "before"},
+    ]
+    async with connected(always(lambda: web.json_response({"items": items}))) as cluster:
+        assert await cluster.warning_of("here", "uid") == "last"
+
+
+@asynccontextmanager
+async def driver(answer: Answer) -> AsyncIterator[Progress | None]:
+    """What the operator takes from a driver that answers so."""
+    client = DriverClient()
+    await client.open()
+    try:
+        async with serving(answer) as (host, port):
+            yield await client.progress(host, port)
+    finally:
+        await client.close()
+
+
+async def test_a_drivers_word_is_read() -> None:
+    told = Progress(phase="Running", units=Units(planned=7, committed=3))
+    body = told.model_dump_json(by_alias=True)
+    async with driver(always(lambda: web.Response(text=body))) as found:
+        assert found == told
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        lambda: web.Response(text="not JSON"),
+        lambda: web.Response(text='{"units": {"planned": -1}}'),
+        lambda: web.Response(text='{"schemaVersion": 2}'),
+        lambda: web.Response(status=500),
+        lambda: web.Response(status=302, headers={"Location": "http://169.254.169.254/"}),
+        lambda: web.Response(body=b" " * ((1 << 20) + 1)),
+        lambda: web.Response(text=json.dumps({"lastProgressTime": "2026-01-01T00:00:00"})),
+    ],
+    ids=["text", "negative", "version", "error", "redirect", "huge", "no zone"],
+)
+async def test_what_no_driver_says_is_not_taken(response: Callable[[], web.Response]) -> None:
+    async with driver(always(response)) as found:
+        assert found is None
+
+
+async def test_nobody_there_is_no_answer() -> None:
+    client = DriverClient()
+    await client.open()
+    assert await client.progress("127.0.0.1", 1) is None
+    await client.close()
