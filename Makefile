@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench chaos deps crds clean
+.PHONY: help demo cluster-demo test test-full check bench chaos chaos-cluster deps crds clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -29,7 +29,7 @@ WITH_ENGINE := --extra $(VLLM) --group model
 endif
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(SYNCED) ## Rewrite some documents with a small model into four formats (MODEL=..., ENGINE=echo)
 	@$(RUN) python examples/demo/demo.py --engine '$(ENGINE)' --model '$(MODEL)'
@@ -54,9 +54,13 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
 	$(RUN) python tests/bench/planning.py
+	PYTHONPATH=tests $(RUN) python tests/bench/look.py
 
 chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of an undisturbed run
 	PYTHONPATH=tests $(RUN) python tests/chaos/storm.py --kills '$(KILLS)' $(ARGS)
+
+chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty random orders
+	$(RUN) pytest -m '' tests/cluster/test_fire.py -k survives_all_of_it $(ARGS)
 
 deps: ## Install Debian packages that the tests need (none so far)
 	@echo 'deps: nothing to install; the tests need no Debian packages'

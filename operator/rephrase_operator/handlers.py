@@ -25,14 +25,17 @@ from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
+from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
+from rephrase_operator.look import Look
 from rephrase_operator.metrics import Metrics
 from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
 from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker, plan
 from rephrase_operator.settings import Settings
 from rephrase_operator.settle import seconds_by_pool, settle
-from rephrase_operator.status import Look, changes, events, is_urgent, refused_status, status_of
+from rephrase_operator.status import status_of
+from rephrase_operator.transitions import changes, events, is_urgent
 from rephrase_operator.verdict import Cause, judge, true_condition
 
 logger = logging.getLogger(__name__)
@@ -192,17 +195,10 @@ class Handlers:
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
         try:
             run = RephraseRun.from_api(_plain(body))
-        except ValidationError as error:
-            cause = Cause(Reason.INVALID_SPEC, "; ".join(sentences(error)))
-            generation = body["metadata"]["generation"]
-            after = refused_status(before, cause, generation=generation, now=_now())
-            await self._write(body, memory, before, after, interval=0)
-            return
-        try:
             hashes = self._template_hashes(run)
-        except InvalidSpec as error:  # an overlay that is no pod template
-            cause = Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
+        except (ValidationError, InvalidSpec) as error:
             generation = body["metadata"]["generation"]
+            cause = _unreadable(error)
             after = refused_status(before, cause, generation=generation, now=_now())
             await self._write(body, memory, before, after, interval=0)
             return
@@ -455,6 +451,13 @@ class Handlers:
         self._gone.pop(key, None)
         self._counted.pop(key, None)
         self.metrics.forget(*key)
+
+
+def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
+    """Why nothing can be made of an object: it does not fit the schema, or an overlay is no pod template."""
+    if isinstance(error, ValidationError):
+        return Cause(Reason.INVALID_SPEC, "; ".join(sentences(error)))
+    return Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
 
 
 def prices_of(run: RephraseRun) -> dict[str, Decimal]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -147,7 +148,7 @@ class PodSeen:
         return max(0.0, (end - self.scheduled).total_seconds())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observed:
     """Everything a plan looks at.
 
@@ -176,12 +177,22 @@ class Observed:
 
     def pods_of(self, job: JobSeen) -> list[PodSeen]:
         """The pods of a Job, oldest first."""
-        found = [pod for pod in self.pods if pod.owner == job.uid]
-        return sorted(found, key=lambda pod: pod.created)
+        return self._by_owner.get(job.uid, [])
 
     def job_of(self, pod: PodSeen) -> JobSeen | None:
         """The Job of a pod, None if it is gone."""
-        return next((job for job in self.jobs if job.uid == pod.owner), None)
+        return self._by_uid.get(pod.owner)
+
+    @cached_property
+    def _by_owner(self) -> dict[str, list[PodSeen]]:
+        found: dict[str, list[PodSeen]] = {}
+        for pod in sorted(self.pods, key=lambda pod: pod.created):
+            found.setdefault(pod.owner, []).append(pod)
+        return found
+
+    @cached_property
+    def _by_uid(self) -> dict[str, JobSeen]:
+        return {job.uid: job for job in self.jobs}
 
     @property
     def worker_pods(self) -> list[PodSeen]:

@@ -307,8 +307,8 @@ class _Workers:
         if last is None:
             return "its pods are gone" if job.failure else ""
         end = ending(last, job=job)
-        if end is Ending.EXPECTED:  # a queue took its place; it will get one again
-            return ""
+        if end is Ending.EXPECTED:  # a queue took its place, or it never had one
+            return "another try" if job.failure else ""
         if end is Ending.DISRUPTION:
             if job.failure:
                 return "interrupted more often than Kubernetes allows"

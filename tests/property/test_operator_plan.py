@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from rephrase_api import names
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.look import Look
 from rephrase_operator.observed import JobSeen, Observed, PodSeen
 from rephrase_operator.plan import DeleteJob, Plan, StartDriver, StartWorker, plan
 from rephrase_operator.settings import Settings
 from rephrase_operator.settle import Settlement, settle
-from rephrase_operator.status import Look, status_of
+from rephrase_operator.status import status_of
 from rephrase_operator.verdict import Verdict, judge
 from support.operator import (
     NOW,

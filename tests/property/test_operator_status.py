@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from rephrase_api import cost
 from rephrase_api.v1alpha1.conditions import REASONS, ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.look import Look
 from rephrase_operator.observed import JobSeen, Observed, PodSeen
 from rephrase_operator.plan import plan
 from rephrase_operator.settle import seconds_by_pool, settle
-from rephrase_operator.status import Look, changes, events, is_urgent, status_of
+from rephrase_operator.status import status_of
+from rephrase_operator.transitions import changes, events, is_urgent
 from rephrase_operator.verdict import Cause, judge
 from support.operator import (
     NOW,

@@ -12,11 +12,11 @@ from rephrase_api import names
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.look import Look
 from rephrase_operator.observed import JobSeen, Observed, PodSeen
 from rephrase_operator.plan import Plan
 from rephrase_operator.settings import Settings
 from rephrase_operator.settle import settle
-from rephrase_operator.status import Look
 from rephrase_operator.verdict import Verdict
 from support.manifests import merged
 

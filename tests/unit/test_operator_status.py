@@ -18,18 +18,13 @@ from rephrase_api.v1alpha1.status import (
     RephraseRunStatus,
     UnitCounts,
 )
+from rephrase_operator.conditions import phase, refused_status
+from rephrase_operator.look import Look
 from rephrase_operator.observed import Observed
 from rephrase_operator.plan import Plan, plan
 from rephrase_operator.settle import MAX_SETTLING
-from rephrase_operator.status import (
-    Event,
-    Look,
-    changes,
-    events,
-    phase,
-    refused_status,
-    status_of,
-)
+from rephrase_operator.status import status_of
+from rephrase_operator.transitions import Event, changes, events
 from rephrase_operator.verdict import Cause, Verdict
 from support.operator import (
     NOW,

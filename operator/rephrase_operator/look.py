@@ -1,0 +1,99 @@
+"""Everything one look at a run found and decided, with what follows from it at once. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from functools import cached_property
+
+from rephrase_api.progress import Progress
+from rephrase_api.v1alpha1 import RephraseRun
+from rephrase_api.v1alpha1.conditions import Reason
+from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.availability import Blockage, blockage, summary
+from rephrase_operator.observed import Observed, PodSeen, ready_pods
+from rephrase_operator.plan import Plan
+from rephrase_operator.settings import Settings
+from rephrase_operator.settle import Settlement
+from rephrase_operator.verdict import Verdict
+
+_MOST_SECONDS = 10 * 365 * 86400
+"""No estimate is longer."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything one look at a run found and decided.
+
+    Attributes:
+        run: as the API server has it.
+        before: status as it was last written.
+        observed: what is there.
+        verdict: where the run stands.
+        plan: what is done about it.
+        settlement: account of ended pods.
+        prices: of a GPU hour, by pool.
+        settings: the operator's.
+        now: the time.
+        applied: whether all of the plan was carried out.
+    """
+
+    run: RephraseRun
+    before: RephraseRunStatus
+    observed: Observed
+    verdict: Verdict
+    plan: Plan
+    settlement: Settlement
+    prices: Mapping[str, Decimal]
+    settings: Settings
+    now: datetime
+    applied: bool = True
+
+    @property
+    def progress(self) -> Progress | None:
+        """The driver's word, or what it left when it finished."""
+        told = self.observed.progress
+        pod = self.observed.driver_pod
+        return told or (pod.final_progress if pod is not None else None)
+
+    @cached_property
+    def blockages(self) -> list[Blockage]:
+        """Why workers' Jobs have no pod at work."""
+        ready = {pod.uid for pod in self.ready}
+        found = (
+            blockage(job, self.observed, now=self.now, at_work=ready)
+            for job in self.observed.worker_jobs
+        )
+        return [one for one in found if one is not None]
+
+    @property
+    def driver_trouble(self) -> tuple[Reason, str] | None:
+        """Why the driver is not at work, with a remedy; None if it is, or only starts."""
+        job, pod, told = self.observed.driver_job, self.observed.driver_pod, self.observed.progress
+        if job is None:
+            return None
+        at_work = told is not None and told.phase != "Preflight" and pod is not None
+        uids = frozenset([pod.uid]) if at_work and pod is not None else frozenset()
+        found = blockage(job, self.observed, now=self.now, at_work=uids)
+        return summary([found]) if found is not None else None
+
+    @cached_property
+    def ready(self) -> list[PodSeen]:
+        """Pods whose worker has its model loaded, and said so lately."""
+        lease = self.run.spec.durability.lease_seconds
+        return ready_pods(self.observed, lease_seconds=lease)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until all samples are finished, at the rate of the last minute; None without one."""
+        progress = self.observed.progress
+        if (
+            progress is None
+            or not progress.rates.documents_per_second
+            or not progress.samples.expected
+        ):
+            return None
+        left = 1 - progress.samples.finished / progress.samples.expected
+        documents = progress.documents.total - progress.documents.filtered
+        seconds = left * documents / progress.rates.documents_per_second
+        return min(max(0.0, seconds), _MOST_SECONDS)

@@ -1,0 +1,116 @@
+"""What is written of a status and when, and which of its transitions are worth an Event. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
+from rephrase_api.v1alpha1.status import Condition, RephraseRunStatus
+
+_C, _S, _R = ConditionType, ConditionStatus, Reason
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON merge patch from one status to another (RFC 7396); empty if they are equal."""
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if inner := changes(old, value):
+                patch[key] = inner
+        elif value != old:
+            patch[key] = value
+    return patch
+
+
+def is_urgent(before: RephraseRunStatus, after: RephraseRunStatus) -> bool:
+    """Whether it must be written at once: a condition or the phase flipped, or a pod was settled."""
+
+    def said(status: RephraseRunStatus) -> list[tuple[str, str, str]]:
+        return [(one.type, one.status, one.reason) for one in status.conditions]
+
+    return (
+        said(before) != said(after)
+        or before.phase != after.phase
+        or before.settling != after.settling
+        or before.stop != after.stop
+        or before.observed_generation != after.observed_generation
+        or (before.workers and before.workers.display) != (after.workers and after.workers.display)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An Event to post on the run.
+
+    Attributes:
+        type: Normal, or Warning if somebody must act.
+        reason: CamelCase.
+        message: for people.
+    """
+
+    type: str
+    reason: str
+    message: str
+
+
+def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
+    """What is worth an Event between two statuses: transitions only, a Warning if somebody must act."""
+    was = {one.type: one for one in before.conditions}
+    found = [
+        Event(kind, reason or one.reason, one.message[:1000])
+        for one in after.conditions
+        if (kind := _kind_of_event(one, was.get(one.type)))
+        for reason in [_NAMES.get((ConditionType(one.type), one.status), "")]
+    ]
+    old_failures = set(before.recent_failures)
+    found += [
+        Event("Warning", "WorkerFailed", f"{failure.reason}: {failure.message}")
+        for failure in reversed(after.recent_failures)
+        if failure not in old_failures
+    ]
+    old = before.workers.desired if before.workers is not None else None
+    new = after.workers.desired if after.workers is not None else None
+    if (new or 0) != (old or 0):
+        found.append(Event("Normal", "WorkersScaled", f"{old or 0} -> {new or 0} wanted"))
+    return found
+
+
+def _kind_of_event(one: Condition, before: Condition | None) -> str:
+    """Normal or Warning; empty if it is worth none."""
+    if before is not None and (before.status, before.reason) == (one.status, one.reason):
+        return ""
+    kind = ConditionType(one.type)
+    if one.status is _S.TRUE:
+        return _WHEN_TRUE.get(kind, "")
+    if one.status is _S.FALSE:
+        if kind is _C.SUSPENDED and one.reason == _R.NOT_SUSPENDED:
+            return "Normal" if before is not None else ""
+        return "Warning" if one.reason in _TROUBLE else ""
+    return ""
+
+
+_WHEN_TRUE = {
+    _C.PLANNED: "Normal",
+    _C.WORKERS_AVAILABLE: "Normal",
+    _C.SUSPENDED: "Normal",
+    _C.COMPLETE: "Normal",
+    _C.BUDGET_EXHAUSTED: "Warning",
+    _C.DEADLINE_AT_RISK: "Warning",
+    _C.FAILED: "Warning",
+}
+_TROUBLE = {
+    *(_R.INVALID_SPEC, _R.POD_TEMPLATE_REJECTED, _R.NAME_CONFLICT, _R.OUTPUT_IN_USE),
+    *(_R.PRICE_MISSING, _R.DRIVER_FAILED, _R.UNSCHEDULABLE, _R.CAPACITY_STOCKOUT),
+    *(_R.POD_CREATION_BLOCKED, _R.IMAGE_PULL, _R.VOLUME_MOUNT, _R.CRASH_LOOP),
+    *(_R.ACCESS_REFUSED, _R.STORAGE_FULL, _R.STALLED),
+}
+_NAMES: Mapping[tuple[ConditionType, ConditionStatus], str] = {
+    (_C.PLANNED, _S.TRUE): "Planned",
+    (_C.WORKERS_AVAILABLE, _S.TRUE): "WorkersAvailable",
+    (_C.SUSPENDED, _S.TRUE): "Suspended",
+    (_C.SUSPENDED, _S.FALSE): "Resumed",
+    (_C.COMPLETE, _S.TRUE): "Completed",
+    (_C.FAILED, _S.TRUE): "Failed",
+    (_C.PROGRESSING, _S.FALSE): "RunStalled",
+}

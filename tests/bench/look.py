@@ -1,0 +1,96 @@
+"""`make bench`: what one look of the operator at a large run costs, without the API server.
+
+WORKERS pods that run and as many Jobs are extracted, settled, judged, planned and told, as after a restart;
+once with a plan of ten thousand units and once with ten million. Fails if the size of the status or the plan
+depends on the number of units.
+"""
+
+import argparse
+import json
+import sys
+import time
+from decimal import Decimal
+
+from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.look import Look
+from rephrase_operator.observed import Observed
+from rephrase_operator.plan import plan
+from rephrase_operator.settings import Settings
+from rephrase_operator.settle import settle
+from rephrase_operator.status import status_of
+from rephrase_operator.transitions import changes
+from rephrase_operator.verdict import judge
+from support.operator import NOW, a_driver_job, a_job, a_pod, a_progress, a_run, at_work
+
+LOOKS = 20
+
+
+def main() -> int:
+    """Measure, check, print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=1000)
+    workers = parser.parse_args().workers
+    sizes = []
+    for units in (10_000, 10_000_000):
+        observed = large(workers, units)
+        began = time.process_time()
+        for _ in range(LOOKS):
+            status, actions = look(
+                workers, Observed(observed.jobs, observed.pods, observed.progress, {})
+            )
+        seconds = (time.process_time() - began) / LOOKS
+        size = len(json.dumps(status.to_api()))
+        sizes.append((size // 100, actions))
+        print(
+            f"look: {workers} workers, {units:,} units: {seconds * 1000:.0f} ms of CPU; status of {size:,} "
+            f"bytes; {actions} actions"
+        )
+    if sizes[0] != sizes[1]:
+        print("the status or the plan depends on the number of units")
+    return 0 if sizes[0] == sizes[1] else 1
+
+
+def large(workers: int, units: int) -> Observed:
+    """A run in which every worker generates."""
+    driver = a_driver_job()
+    jobs = [a_job(slot) for slot in range(workers)]
+    pods = [a_pod(job) for job in jobs]
+    progress = a_progress(units, units // 2, workers=at_work(*pods))
+    return Observed([driver, *jobs], [a_pod(driver), *pods], progress, {})
+
+
+def look(workers: int, observed: Observed) -> tuple[RephraseRunStatus, int]:
+    """One look; the status and how many actions are planned."""
+    run = a_run(workers={"max": workers})
+    before, hashes, settings = RephraseRunStatus(), {"": "now", "default": "now"}, Settings()
+    settlement = settle(before, observed, now=NOW)
+    verdict = judge(
+        run,
+        before,
+        observed,
+        refused=None,
+        failures=settlement.failures,
+        spent=Decimal(0),
+        template_hashes=hashes,
+        settings=settings,
+    )
+    todo = plan(run, before, observed, verdict, template_hashes=hashes, now=NOW)
+    status = status_of(
+        Look(
+            run=run,
+            before=before,
+            observed=observed,
+            verdict=verdict,
+            plan=todo,
+            settlement=settlement,
+            prices={},
+            settings=settings,
+            now=NOW,
+        )
+    )
+    changes(before.to_api(), status.to_api())
+    return status, len(todo.actions)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
