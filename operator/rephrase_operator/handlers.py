@@ -24,6 +24,7 @@ from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.capacity import stockouts
 from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
@@ -223,6 +224,7 @@ class Handlers:
             template_hashes=hashes,
             settings=self.settings,
         )
+        short = stockouts(run, before, observed, now=now)
         todo = plan(
             run,
             before,
@@ -231,6 +233,7 @@ class Handlers:
             template_hashes=hashes,
             now=now,
             avoid=settlement.avoid,
+            stockouts=short,
         )
         applied = await self._apply(run, todo, memory)
         look = Look(
@@ -243,6 +246,7 @@ class Handlers:
             prices=prices,
             settings=self.settings,
             now=now,
+            stockouts=short,
             applied=applied,
         )
         after = status_of(look)

@@ -1,7 +1,7 @@
 """Everything one look at a run found and decided, with what follows from it at once. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
@@ -11,6 +11,7 @@ from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_operator.availability import Blockage, blockage, summary
+from rephrase_operator.capacity import Stockout
 from rephrase_operator.observed import Observed, PodSeen, ready_pods
 from rephrase_operator.plan import Plan
 from rephrase_operator.settings import Settings
@@ -35,6 +36,7 @@ class Look:
         prices: of a GPU hour, by pool.
         settings: the operator's.
         now: the time.
+        stockouts: of pools, by name.
         applied: whether all of the plan was carried out.
     """
 
@@ -47,6 +49,7 @@ class Look:
     prices: Mapping[str, Decimal]
     settings: Settings
     now: datetime
+    stockouts: Mapping[str, Stockout] = field(default_factory=dict)
     applied: bool = True
 
     @property

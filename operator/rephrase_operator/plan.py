@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from rephrase_api.errors import ExitCode
 from rephrase_api.launch import bit_reversed_start
-from rephrase_api.v1alpha1 import Pool, RephraseRun
+from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import AvoidedNode, RephraseRunStatus
+from rephrase_operator.capacity import Stockout, by_priority, spread
 from rephrase_operator.observed import (
     Ending,
     JobSeen,
@@ -105,6 +107,7 @@ def plan(
     template_hashes: Mapping[str, str],
     now: datetime,
     avoid: Sequence[AvoidedNode] = (),
+    stockouts: Mapping[str, Stockout] = MappingProxyType({}),
 ) -> Plan:
     """Decide what to do now.
 
@@ -116,6 +119,7 @@ def plan(
         template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
         now: the time.
         avoid: nodes that new workers keep away from.
+        stockouts: of pools, by name.
     """
     settled = frozenset(status.settling)
     if verdict.over:
@@ -126,7 +130,9 @@ def plan(
         drained = () if unrecorded else tuple(_drain(observed, settled, verdict.stopped.reason))
         return Plan(drained, {})
     planned, committed = _units(status, observed)
-    desired = _desired(run, min(run.spec.workers.max, planned))
+    running = _running(observed)
+    without = frozenset(name for name, one in stockouts.items() if now < one.until)
+    desired = spread(run, min(run.spec.workers.max, planned), running=running, without=without)
     if verdict.refused is not None:
         return Plan((), desired)
     driver = tuple(_driver(observed, template_hashes[""], now))
@@ -135,9 +141,20 @@ def plan(
     workers = _Workers(
         run, observed, desired, settled, template_hashes, planned, planned - committed, now, avoid
     )
+    workers.ceilings = spread(run, run.spec.workers.max, running=running, without=without)
     actions = (*driver, *workers.actions())
     outdated = sum(job.template_hash != template_hashes.get(job.pool) for job in workers.jobs)
     return Plan(actions, desired, unfinished=bool(outdated) or workers.held_back)
+
+
+def _running(observed: Observed) -> dict[str, int]:
+    """Workers that have a node, by pool."""
+    jobs = (job for job in observed.worker_jobs if not job.deleting)
+    return Counter(
+        job.pool
+        for job in jobs
+        if any(pod.scheduled and not pod.terminal for pod in observed.pods_of(job))
+    )
 
 
 def _units(status: RephraseRunStatus, observed: Observed) -> tuple[int, int]:
@@ -222,29 +239,6 @@ def _is_lost(pod: PodSeen, now: datetime) -> bool:
     return late and not pod.terminal
 
 
-def _desired(run: RephraseRun, most: int) -> dict[str, int]:
-    """At most so many workers: every pool's `min` first, then by priority."""
-    pools = by_priority(run)
-    desired = dict.fromkeys((pool.name for pool in pools), 0)
-    for pool in pools:
-        desired[pool.name] = min(pool.min, _room(pool, run), most)
-        most -= desired[pool.name]
-    for pool in pools:
-        more = min(_room(pool, run) - desired[pool.name], most)
-        desired[pool.name] += more
-        most -= more
-    return desired
-
-
-def by_priority(run: RephraseRun) -> list[Pool]:
-    """The pools in the order they are tried in."""
-    return sorted(run.spec.pools(), key=lambda pool: -pool.priority)
-
-
-def _room(pool: Pool, run: RephraseRun) -> int:
-    return pool.max if pool.max is not None else run.spec.workers.max
-
-
 class _Workers:
     """The decisions about workers of one look."""
 
@@ -273,6 +267,8 @@ class _Workers:
         self._pods = {job.name: observed.pods_of(job) for job in self.jobs}
         lease = run.spec.durability.lease_seconds
         self._ready = {pod.uid for pod in ready_pods(observed, lease_seconds=lease)}
+        self.ceilings: Mapping[str, int] = desired
+        """Most workers of each pool, however few units are left."""
         self.held_back = False
         """More workers are to be made than are made at one look."""
 
@@ -344,11 +340,10 @@ class _Workers:
 
         That few units are left is no reason to stop a worker: it helps the others, and ends by itself.
         """
-        ceilings = _desired(self._run, self._run.spec.workers.max)
         for pool, mine in _by_pool(jobs).items():
-            extra = len(mine) - ceilings.get(pool, 0)
+            extra = len(mine) - self.ceilings.get(pool, 0)
             mine.sort(key=lambda job: (self._is_running(job), -job.slot))
-            why = "fewer are wanted" if pool in ceilings else "the spec has no such pool"
+            why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             for job in mine[: max(0, extra)]:
                 if _may_be_deleted(self._observed, job, self._settled):
                     yield DeleteJob(job.name, job.uid, f"pool {pool}: {why}")

@@ -131,8 +131,11 @@ def _pool(look: Look, name: str) -> api.PoolStatus:
     blockages = [one for one in look.blockages if one.pool == name]
     blocked = summary(blockages)
     jobs = [job for job in look.observed.worker_jobs if job.pool == name and not job.deleting]
+    stockout = look.stockouts.get(name)
     return api.PoolStatus(
         name=name,
+        stockouts=stockout.count if stockout is not None else None,
+        stockout_until=stockout.until if stockout is not None else None,
         desired=look.plan.desired.get(name, 0),
         active=sum(not job.finished for job in jobs),
         ready=sum(pod.pool == name for pod in look.ready),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
-from rephrase_api.v1alpha1.status import Condition, RephraseRunStatus
+from rephrase_api.v1alpha1.status import Condition, PoolStatus, RephraseRunStatus
 
 _C, _S, _R = ConditionType, ConditionStatus, Reason
 
@@ -34,6 +34,8 @@ def is_urgent(before: RephraseRunStatus, after: RephraseRunStatus) -> bool:
         or before.phase != after.phase
         or before.settling != after.settling
         or before.stop != after.stop
+        or [pool.stockout_until for pool in _pools(before)]
+        != [pool.stockout_until for pool in _pools(after)]
         or before.observed_generation != after.observed_generation
         or (before.workers and before.workers.display) != (after.workers and after.workers.display)
     )
@@ -69,11 +71,26 @@ def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
         for failure in reversed(after.recent_failures)
         if failure not in old_failures
     ]
+    was_short = {pool.name for pool in _pools(before) if pool.stockout_until is not None}
+    found += [
+        Event(
+            "Normal",
+            "PoolFallback",
+            f"pool {pool.name} had no node in time; workers start in other pools, and it is tried again "
+            f"after {pool.stockout_until:%H:%M:%SZ}",
+        )
+        for pool in _pools(after)
+        if pool.stockout_until is not None and pool.name not in was_short
+    ]
     old = before.workers.desired if before.workers is not None else None
     new = after.workers.desired if after.workers is not None else None
     if (new or 0) != (old or 0):
         found.append(Event("Normal", "WorkersScaled", f"{old or 0} -> {new or 0} wanted"))
     return found
+
+
+def _pools(status: RephraseRunStatus) -> tuple[PoolStatus, ...]:
+    return status.workers.pools if status.workers is not None else ()
 
 
 def _kind_of_event(one: Condition, before: Condition | None) -> str:

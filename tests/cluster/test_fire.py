@@ -241,6 +241,30 @@ def test_a_job_that_its_queue_takes_back_is_pending_and_no_disruption(
     assert runs.verify().returncode == 0
 
 
+def test_a_pool_without_nodes_is_passed_over_and_the_workers_start_in_the_next(
+    runs: Runs, add_node: AddNode
+) -> None:
+    add_node("cpu")
+    (cpu,) = runs.manifest()["spec"]["workers"]["pools"]
+    spot = {"name": "spot", "priority": 10, "nodeSelector": {"kind": "spot"}}
+    pools = [cpu | spot | {"fallbackAfterSeconds": 4}, cpu | {"name": "od"}]
+    runs.apply(model=SLOW, workers={"max": 2, "pools": pools})
+
+    running = wait_running(runs, 2)
+    run = runs.namespace.wait_for(
+        "rephraseruns", "test", lambda run: run["status"]["workers"]["ready"] == 2, "both work"
+    )
+    runs.namespace.patch("rephraseruns", "test", QUICK)
+    runs.complete(within=180)
+
+    assert {pod["metadata"]["labels"]["rephrase.io/pool"] for pod in running} == {"od"}
+    spot, od = run["status"]["workers"]["pools"]
+    assert (spot["desired"], od["desired"], spot["stockouts"]) == (0, 2, 1)
+    assert counts(run) == (0, 0)
+    events = runs.namespace.list("events", fields="reason=PoolFallback")
+    assert ["pool spot had no node in time" in event["message"] for event in events] == [True]
+
+
 def test_jobs_that_a_user_deletes_are_made_again(runs: Runs, add_node: AddNode) -> None:
     add_node("cpu")
     runs.apply(model=SLOW)

@@ -121,6 +121,10 @@ class PoolStatus(Model):
     """Workers that wait for a node."""
     reason: Annotated[str, Field(max_length=128)] | None = None
     """Why workers are not ready. Absent: they are, or there are none."""
+    stockouts: Count | None = None
+    """How often in a row it had no node within `fallbackAfterSeconds`. Absent: it gives nodes."""
+    stockout_until: AwareDatetime | None = None
+    """New workers go to other pools until then. Absent: it gives nodes."""
 
 
 class AvoidedNode(Model):
