@@ -190,11 +190,28 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     Raises:
         Drained, EngineFailed, RephraseError: as `Worker.run`.
     """
-    loop = asyncio.get_running_loop()
-    vitals = Vitals(loop.time())
+    vitals = Vitals(asyncio.get_running_loop().time())
     store = Store(
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
     )
+    # a store that is away for a while must not keep a drained worker either
+    worker = await until_drained(_make_worker(launch, store, vitals, drain), drain)
+    if worker is None:
+        logger.info("nothing to do: the run is complete")
+        return
+    noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
+    try:
+        async with _measured(launch, store, vitals):
+            await worker.run()
+    finally:
+        noticing.cancel()
+
+
+async def _make_worker(
+    launch: WorkerLaunch, store: Store, vitals: Vitals, drain: asyncio.Event
+) -> Worker | None:
+    """Read what the run asks from the ledger; None if it is complete."""
+    loop = asyncio.get_running_loop()
     record, ledger = await _open_run(store, launch)
     spec = spec_of(record, launch)
     plan = await ledger.plan()
@@ -203,8 +220,7 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
             "the run has no plan yet", where=store.uri, remedy="Start workers once it is planned."
         )
     if await ledger.manifest() is not None:
-        logger.info("nothing to do: the run is complete")
-        return
+        return None
     settings = engine_settings(
         spec,
         revision=record.resolved.model_revision,
@@ -227,7 +243,7 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         logger.info("engine ready", extra={"seconds": round(loop.time() - started, 1)})
         return engine
 
-    worker = Worker(
+    return Worker(
         ledger,
         Job(
             plan=plan,
@@ -263,12 +279,6 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         ),
         drain=drain,
     )
-    noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
-    try:
-        async with _measured(launch, store, vitals):
-            await worker.run()
-    finally:
-        noticing.cancel()
 
 
 @asynccontextmanager

@@ -1,14 +1,21 @@
 """A worker that is asked to end does so within seconds, whatever it is doing and whatever the store does."""
 
+import asyncio
 import logging
+import os
 import signal
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rephrase_api.errors import ExitCode
+from rephrase_api.launch import WorkerLaunch
+from rephrase_api.v1alpha1.shared import Storage
 from rephrase_runner.parts import decode
 from support.corpora import rows, write_parquet
 from support.faulty_proxy import faulty_proxy, swallowing
@@ -16,6 +23,7 @@ from support.fleet import ON_A_FOLDER, ON_S3, Fleet, Member, look_at, read_all
 from support.laptop import Laptop
 from support.manifests import BRIEF, a_manifest, echo
 from support.s3 import S3
+from support.scripted_s3 import Fault, scripted_s3
 from support.waiting import eventually
 
 logger = logging.getLogger(__name__)
@@ -115,3 +123,30 @@ async def test_a_worker_whose_store_hangs_ends_within_seconds_too(laptop: Laptop
             worker.signal(signal.SIGTERM)
 
             assert await drained(fleet, worker) < DRAIN_SECONDS
+
+
+async def test_a_worker_that_cannot_read_the_ledger_yet_ends_within_seconds_too(
+    tmp_path: Path,
+) -> None:
+    async with scripted_s3() as server:
+        server.faults = [Fault("GET", "hang", effect=False, times=100)]
+        place = {"endpoint": server.endpoint, "region": "us-east-1", "allowHTTP": True}
+        launch = WorkerLaunch(
+            run="test",
+            output_uri="s3://bucket/output",
+            output_storage=Storage.from_api(place),
+        )
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        worker = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name("rephrase")),
+            "worker",
+            env=os.environ | keys | launch.to_environment(),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        await eventually(lambda: server.count("GET"), "it asks for the ledger", within=60)
+        began = time.monotonic()
+        worker.terminate()
+        code = await worker.wait()
+
+    assert code == ExitCode.DRAINED
+    assert time.monotonic() - began < DRAIN_SECONDS
