@@ -468,8 +468,8 @@ def _overlaid(template: dict[str, Any], overlay: Mapping[str, Any] | None) -> di
     return merged
 
 
-_MOUNTS = "volumeMounts"
-"""The one list whose items are told apart by something else than their names."""
+_KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
+"""Lists whose items are told apart by something else than their names."""
 
 _WHOLE = {"volumes", "env"}
 """Lists whose items have one source each, so one of another kind takes its place."""
@@ -497,10 +497,10 @@ def _merged_lists(base: list[Any], overlay: list[Any], path: str) -> list[Any]:
         return [*copy.deepcopy(overlay), *base]
     if not all(isinstance(item, dict) for item in base):  # drop: [ALL] and the like
         return copy.deepcopy(overlay)
-    key = "mountPath" if field == _MOUNTS else "name"
+    key = _KEYS.get(field, "name")
     found = {item[key]: item for item in base}
     for item in overlay:
-        if not isinstance(item, Mapping) or not isinstance(item.get(key), str):
+        if not isinstance(item, Mapping) or not isinstance(item.get(key), str | int):
             raise InvalidSpec(f"each item must have a {key}, got {item!r}", where=path)
         before = {} if field in _WHOLE else found.get(item[key], {})
         found[item[key]] = _merge(before, item, path)
