@@ -315,13 +315,16 @@ class Blows:
     def add_node(self, number: int) -> Node:
         return self._own.kubelet.add_node(f"{self._name}-{number}")
 
+    def take_nodes_away(self) -> None:
+        """The next run has nodes of its own."""
+        for node in self._nodes.values():
+            self._own.kubelet.remove_node(node)
+
     def evict_a_worker(self) -> None:
         self._runs.namespace.evict(self._worker()["metadata"]["name"])
 
     def kill_a_worker(self) -> None:
-        self._own.kubelet.run_out_of_memory(
-            self._name, self._worker()["metadata"]["name"], "worker"
-        )
+        self._kill(lambda: self._worker()["metadata"]["name"], "worker")
 
     def power_off_a_node(self) -> None:
         node = self._nodes[self._worker()["spec"]["nodeName"]]
@@ -335,8 +338,7 @@ class Blows:
 
     def kill_the_driver(self) -> None:
         wait_until(lambda: self._runs.pods("driver"), "there is a driver", within=60)
-        name = self._runs.pods("driver")[0]["metadata"]["name"]
-        self._own.kubelet.run_out_of_memory(self._name, name, "driver")
+        self._kill(lambda: self._runs.pods("driver")[0]["metadata"]["name"], "driver")
 
     def kill_the_operator(self) -> None:
         self._own.operator.kill()
@@ -349,6 +351,18 @@ class Blows:
         plane.etcd.start()
         plane.api_server.start()
         wait_until(lambda: answers(self._own.client), "the API server answers", within=60)
+
+    def _kill(self, pod: Callable[[], str], container: str) -> None:
+        """SIGKILL; what the API server still calls running may be gone from its node already."""
+
+        def killed() -> bool:
+            try:
+                self._own.kubelet.run_out_of_memory(self._name, pod(), container)
+            except LookupError:
+                return False
+            return True
+
+        wait_until(killed, f"a {container} is killed", within=60)
 
     def _worker(self) -> Object:
         return wait_running(self._runs, 1, within=120)[0]
@@ -376,6 +390,14 @@ def test_a_run_survives_all_of_it_in_any_order(
     client.wait_for("serviceaccounts", "default", bool, "it is there")
     runs = Runs(client, S3(seaweedfs, BUCKET, name), tmp_path, documents=400)
     blows = Blows(own, runs, name)
+    try:
+        survive(runs, blows, seed)
+    finally:
+        blows.take_nodes_away()
+
+
+def survive(runs: Runs, blows: Blows, seed: int) -> None:
+    """Everything in an order of its own, and what must have come of it."""
     runs.apply(model=SLOW, workers={"max": 3})
     wait_running(runs, 3)
     runs.wait_committed(1)
@@ -383,10 +405,11 @@ def test_a_run_survives_all_of_it_in_any_order(
     for blow in Random(seed).sample(BLOWS, len(BLOWS)):  # noqa: S311 - no secret
         blow(blows)
     wait_counted(runs)
-    client.patch("rephraseruns", "test", QUICK)
+    runs.namespace.patch("rephraseruns", "test", QUICK)
     run = runs.complete(within=300)
 
-    assert run["status"]["workerFailures"] == 1, run["status"].get("recentFailures")
+    # the killed worker and nothing else; none, if its pod went with its node while no operator was there
+    assert run["status"]["workerFailures"] <= 1, run["status"].get("recentFailures")
     assert run["status"]["disruptions"] >= 2
     assert run["status"]["progress"]["samples"]["written"] == 1200
     assert runs.verify().returncode == 0
