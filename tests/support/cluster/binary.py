@@ -73,18 +73,22 @@ def go_version() -> str:
     Raises:
         NoControlPlane: there is no Go.
     """
-    if shutil.which("go") is None:
+    go = _go()
+    if go is None:
         raise NoControlPlane(
             "no `go` on PATH, which builds the control plane; install Go 1.26 or newer, or set"
             f" {BINARY} to a binary built from tests/support/cluster/controlplane"
         )
     # inside the module, since go.mod may choose another toolchain
-    told = subprocess.run(
-        ["go", "version"], cwd=MODULE, text=True, capture_output=True, check=False
-    )
+    told = subprocess.run([go, "version"], cwd=MODULE, text=True, capture_output=True, check=False)
     if told.returncode:
         raise NoControlPlane(f"`go version` fails in {MODULE}: {told.stderr.strip()}")
     return told.stdout.strip()
+
+
+def _go() -> str | None:
+    """On PATH, or where Go's own installer puts it, which is on no PATH by itself."""
+    return shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
 
 
 def _given(path: str) -> Path:
@@ -109,7 +113,16 @@ def _build(target: Path) -> None:
         f"-X k8s.io/component-base/version.{name}={value}" for name, value in about.items()
     )
     half_built = target.with_suffix(".partial")
-    command = ["go", "build", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", str(half_built), "."]
+    command = [
+        str(_go()),
+        "build",
+        "-trimpath",
+        "-ldflags",
+        f"-s -w {flags}",
+        "-o",
+        str(half_built),
+        ".",
+    ]
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
     done = subprocess.run(
         ["nice", *command], cwd=MODULE, env=environment, text=True, capture_output=True, check=False
