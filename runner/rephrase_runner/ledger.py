@@ -6,6 +6,7 @@ can be read is read.
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,10 +35,11 @@ from rephrase_runner.records import (
     SpecRecord,
 )
 from rephrase_runner.rows import Key, Sample
-from rephrase_runner.store import Got, Meta, Outcome, Store
+from rephrase_runner.store import Got, Meta, Outcome, Store, Unclear
 from rephrase_runner.suspects import Death, End, Silence
 from rephrase_runner.units import Unit
 
+logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 _PARALLEL_READS = 32
@@ -318,6 +320,37 @@ class Ledger:
             commits += [commit for commit in found if commit is not None]
         return commits
 
+    async def write_fold(self, known: int, commits: Sequence[Commit]) -> None:
+        """Keep commits together in one object, so that a driver that starts anew reads few; only a cache.
+
+        Args:
+            known: commits that the driver knows of, these included; names the snapshot.
+            commits: those that are in no snapshot yet.
+        """
+        data = await asyncio.to_thread(encode_fold, commits)
+        try:
+            await self.store.put_new(self.names.fold(known), data, bulk=True)
+        except Unclear as error:
+            logger.warning("snapshot of commits not written", extra={"reason": str(error)})
+
+    async def read_folds(self) -> list[Commit]:
+        """The commits of all snapshots; a damaged one is left out, since the commits are still there."""
+        commits: dict[int, Commit] = {}
+        for meta in await self.store.list(self.names.folds):
+            got = await self.store.get(meta.name, bulk=True)
+            if got is None:
+                continue
+            try:
+                found = await asyncio.to_thread(decode_fold, got.data)
+            except (pa.ArrowException, ValidationError) as error:
+                logger.warning(
+                    "snapshot of commits is damaged",
+                    extra={"object": meta.name, "error": str(error)[:200]},
+                )
+                continue
+            commits |= {commit.unit: commit for commit in found if commit.run == self.run}
+        return list(commits.values())
+
     async def committed_units(self, start_after: int | None = None) -> list[int]:
         """Units that have a commit, in order (one listing)."""
         after = None if start_after is None else self.names.commit(start_after)
@@ -486,6 +519,24 @@ def decode_units(data: bytes) -> list[Unit]:
     table = pq.read_table(pa.BufferReader(data))
     columns = [table.column(field.name).to_pylist() for field in _UNIT_TABLE]
     return [Unit(*row) for row in zip(*columns, strict=True)]
+
+
+def encode_fold(commits: Sequence[Commit]) -> bytes:
+    """Commits as one Parquet column of JSON."""
+    column = pa.array([commit.to_bytes() for commit in commits], pa.binary())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"commit": column}), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def decode_fold(data: bytes) -> list[Commit]:
+    """The commits of a snapshot.
+
+    Raises:
+        pyarrow.ArrowException, pydantic.ValidationError: it is none.
+    """
+    table = pq.read_table(pa.BufferReader(data))
+    return [Commit.from_bytes(one) for one in table.column("commit").to_pylist()]
 
 
 def _parse(got: Got, model: type[R]) -> R:

@@ -401,6 +401,15 @@ class Names:
         return f"{self.commits}/{unit:08d}.json"
 
     @property
+    def folds(self) -> str:
+        """Folder of the driver's snapshots of commits."""
+        return f"{self.folder}/folds"
+
+    def fold(self, commits: int) -> str:
+        """The snapshot that was written when so many commits were known."""
+        return f"{self.folds}/{commits:08d}.parquet"
+
+    @property
     def groups(self) -> str:
         """Folder of the group records."""
         return f"{self.folder}/groups"

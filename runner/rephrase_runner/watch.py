@@ -30,6 +30,7 @@ class Watch:
         rollouts: dict[str, int],
         *,
         lease_seconds: float,
+        snapshot_every: int = 10_000,
     ) -> None:
         self.book = book
         self.plan = plan
@@ -41,6 +42,9 @@ class Watch:
         self._units = units
         self._rollouts = rollouts
         self._keys_per_row = sum(rollouts.values())
+        self._snapshot_every = snapshot_every
+        self._new: list[Commit] = []
+        """Commits that are in no snapshot yet."""
         self._counter = 0
         self._listed_at: float | None = None
         self._listed_in_silence = False
@@ -70,6 +74,9 @@ class Watch:
             now: the loop's clock, seconds.
             everything: list all commits, whatever the heartbeats report.
         """
+        if self._listed_at is None:  # the first look: most is told by what an earlier driver kept
+            kept = await self.book.read_folds()
+            self._check(one for one in kept if not self.committed.is_committed(one.unit))
         await self.fold.look(now)
         reported = self._unknown(self.fold.reported_commits)
         listing_due = self._listed_at is None or now - self._listed_at > _FULL_LISTING_SECONDS
@@ -97,7 +104,20 @@ class Watch:
             del self.commits[unit]
 
     async def _take(self, units: Sequence[int]) -> None:
-        for commit in await self.book.read_commits(units):
+        commits = await self.book.read_commits(units)
+        self._check(commits)
+        self._new += commits
+        if len(self._new) >= self._snapshot_every:
+            await self.book.write_fold(self.committed.committed, self._new)
+            self._new = []
+
+    def _check(self, commits: Iterable[Commit]) -> None:
+        """Take commits into the account.
+
+        Raises:
+            LedgerDamaged: one does not balance.
+        """
+        for commit in commits:
             faults = imbalances(commit, rows=self._units[commit.unit].rows, rollouts=self._rollouts)
             if faults:
                 raise LedgerDamaged(

@@ -19,6 +19,8 @@ from pathlib import Path
 BINARY = "REPHRASE_CONTROLPLANE"
 """Environment variable: path of a binary built elsewhere, for machines without Go."""
 MODULE = Path(__file__).parent / "controlplane"
+INSTALLED = "/usr/local/go/bin"
+"""Where Go's own installer puts it, which is on no PATH by itself."""
 _SOURCES = ("main.go", "go.mod", "go.sum")
 
 
@@ -87,8 +89,7 @@ def go_version() -> str:
 
 
 def _go() -> str | None:
-    """On PATH, or where Go's own installer puts it, which is on no PATH by itself."""
-    return shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    return shutil.which("go") or shutil.which("go", path=INSTALLED)
 
 
 def _given(path: str) -> Path:

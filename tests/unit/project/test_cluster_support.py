@@ -40,6 +40,7 @@ def test_without_go_it_is_said_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(binaries, "INSTALLED", str(tmp_path))
 
     reason = binaries.binary_missing()
 
