@@ -6,9 +6,8 @@ say. In memory are only pods that were deleted since the last look, and when som
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -64,6 +63,10 @@ class Memory:
     checked_at: datetime | None = None
     refused: Cause | None = None
     written_at: datetime | None = None
+    gone: dict[str, PodSeen] = field(default_factory=dict)
+    """Pods that were deleted and are not counted yet, by uid."""
+    counted: set[str] = field(default_factory=set)
+    """Pods that were settled: one that is told to be gone after that is not counted again."""
 
 
 class Handlers:
@@ -78,10 +81,7 @@ class Handlers:
         self.metrics = Metrics()
         self._cluster = Cluster()
         self._drivers = DriverClient()
-        self._memories: defaultdict[str, Memory] = defaultdict(Memory)
-        self._gone: defaultdict[Key, dict[str, PodSeen]] = defaultdict(dict)
-        self._counted: defaultdict[Key, set[str]] = defaultdict(set)
-        """Pods that were settled: one that is told to be gone after that is not counted again."""
+        self._memories: dict[str, Memory] = {}
         self._last_look: datetime | None = None
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -154,10 +154,12 @@ class Handlers:
         """Keep a deleted pod until the next look has counted it."""
         if type != "DELETED":
             return
-        seen, key = pod_seen(body), _key_of_child(body)
-        if seen.role == names.WORKER and seen.uid not in self._counted[key]:
-            gone = replace(seen, gone=True, finished=seen.finished or _now())
-            self._gone[key][seen.uid] = gone
+        seen = pod_seen(body)
+        memory = self._memories.get(seen.run)
+        if memory is None or seen.role != names.WORKER:
+            return
+        if seen.uid not in memory.counted:
+            memory.gone[seen.uid] = replace(seen, gone=True, finished=seen.finished or _now())
 
     # -- a look at a run --
 
@@ -192,7 +194,7 @@ class Handlers:
         pods: Mapping[Key, Iterable[PodSeen]],
         outputs: Mapping[str, Iterable[Claim]],
     ) -> None:
-        memory = self._memories[body["metadata"]["uid"]]
+        memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
         try:
             run = RephraseRun.from_api(_plain(body))
@@ -206,7 +208,7 @@ class Handlers:
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
-        observed = await self._observe(run, key, jobs, pods)
+        observed = await self._observe(run, memory, jobs.get(key, ()), pods.get(key, ()))
         now = _now()
         refused = None if over else _refusal(run, key, outputs)
         if refused is None and not over:
@@ -252,9 +254,9 @@ class Handlers:
         after = status_of(look)
         interval = run.spec.observability.status_interval_seconds
         await self._write(body, memory, before, after, interval=interval)
-        self._counted[key] |= set(before.settling)  # counted, and the count is written
+        memory.counted |= set(before.settling)  # counted, and the count is written
         for uid in before.settling:
-            self._gone[key].pop(uid, None)
+            memory.gone.pop(uid, None)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
             *key,
@@ -266,20 +268,19 @@ class Handlers:
     async def _observe(
         self,
         run: RephraseRun,
-        key: Key,
-        jobs: Mapping[Key, Iterable[JobSeen]],
-        pods: Mapping[Key, Iterable[PodSeen]],
+        memory: Memory,
+        jobs: Iterable[JobSeen],
+        pods: Iterable[PodSeen],
     ) -> Observed:
-        mine = [job for job in jobs.get(key, ()) if job.owner == run.metadata.uid]
-        there = {pod.uid: pod for pod in pods.get(key, ())}
-        found = {**self._gone.get(key, {}), **there}.values()
+        mine = [job for job in jobs if job.owner == run.metadata.uid]
+        found = {**memory.gone, **{pod.uid: pod for pod in pods}}.values()
         ours = [pod for pod in found if pod.run == run.metadata.uid]
         observed = Observed(mine, ours, None, {})
         driver = observed.driver_pod
         progress = None
         if driver is not None and driver.phase == "Running" and driver.ip and driver.port:
             progress = await self._drivers.progress(driver.ip, driver.port)
-        warnings = await self._warnings(key[0], observed)
+        warnings = await self._warnings(run.metadata.namespace or "", observed)
         return replace(observed, progress=progress, warnings=warnings)
 
     async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
@@ -452,8 +453,6 @@ class Handlers:
                 )
             await asyncio.sleep(0.5)
         self._memories.pop(uid, None)
-        self._gone.pop(key, None)
-        self._counted.pop(key, None)
         self.metrics.forget(*key)
 
 

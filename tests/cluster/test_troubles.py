@@ -183,13 +183,18 @@ def test_workers_that_never_start_stop_the_run_until_the_spec_changes(runs: Runs
 def test_a_template_that_the_api_server_refuses_is_not_accepted(runs: Runs) -> None:
     bad = {"podTemplate": {"spec": {"containers": [{"name": "worker", "imagePullPolicy": "No"}]}}}
     runs.apply(workers=pool(runs, **bad))
+    forbidden = pool(runs, podTemplate={"spec": {"hostNetwork": True}})
+    runs.apply("forbidden", workers=forbidden)
 
+    other = runs.wait(ConditionType.ACCEPTED, "False", "InvalidSpec", name="forbidden", within=SOON)
     run = runs.wait(ConditionType.ACCEPTED, "False", "PodTemplateRejected", within=SOON)
     made = runs.jobs()
     runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": pool(runs)}})
 
     assert "imagePullPolicy" in told(run, ConditionType.ACCEPTED)
-    assert made == []
+    place = "spec.workers.pools[0].podTemplate.spec.hostNetwork"
+    assert place in told(other, ConditionType.ACCEPTED)
+    assert made + runs.jobs(run="forbidden") == []
     runs.complete()
 
 

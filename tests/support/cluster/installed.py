@@ -61,7 +61,11 @@ class Operator:
     def wait_ready(self) -> None:
         """Until it answers its probes."""
         self._client.wait_for(
-            "deployments", RELEASE, lambda found: holds(found, "Available"), "it is available"
+            "deployments",
+            RELEASE,
+            lambda found: holds(found, "Available"),
+            "it is available",
+            within=120,
         )
 
     def metrics(self) -> str:

@@ -66,6 +66,9 @@ def _become(spec: dict[str, Any]) -> None:
     root = _make_root(spec)
     for mount in sorted(spec["mounts"], key=lambda mount: len(mount["target"])):
         _mount_volume(root, mount)
+    for path in spec["needed"]:  # an image has its programs, also where a checkout lies in /tmp
+        if any(path.startswith(os.path.realpath(one["target"]) + "/") for one in spec["mounts"]):
+            _bind(path, root + path)
     if spec["readOnlyRoot"]:
         _make_read_only(root)
     os.chroot(root)
