@@ -20,7 +20,7 @@ from rephrase_operator.settle import settle
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import changes
 from rephrase_operator.verdict import judge
-from support.operator import NOW, a_driver_job, a_job, a_pod, a_progress, a_run, at_work
+from support.looks import NOW, a_driver_job, a_job, a_pod, a_progress, a_run, at_work
 
 LOOKS = 20
 

@@ -23,7 +23,7 @@ from rephrase_operator.settings import Settings
 from rephrase_operator.settle import Settlement, settle
 from rephrase_operator.status import status_of
 from rephrase_operator.verdict import Verdict, judge
-from support.operator import (
+from support.looks import (
     NOW,
     a_driver_job,
     a_job,

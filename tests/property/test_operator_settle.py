@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_operator.observed import PodSeen
 from rephrase_operator.settle import Settlement, settle
-from support.operator import NOW, a_job, a_pod, a_preempted_pod, an_ended_pod, observed
+from support.looks import NOW, a_job, a_pod, a_preempted_pod, an_ended_pod, observed
 
 JOBS = [a_job(slot) for slot in range(4)]
 PODS = [

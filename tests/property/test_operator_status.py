@@ -19,7 +19,7 @@ from rephrase_operator.settle import seconds_by_pool, settle
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import changes, events, is_urgent
 from rephrase_operator.verdict import Cause, judge
-from support.operator import (
+from support.looks import (
     NOW,
     SETTINGS,
     a_driver_job,

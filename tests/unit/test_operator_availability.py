@@ -7,7 +7,7 @@ import pytest
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_operator.availability import Blockage, blockage, summary, why_it_failed
 from rephrase_operator.observed import JobSeen, PodSeen
-from support.operator import (
+from support.looks import (
     NOW,
     a_job,
     a_pending_pod,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rephrase_api.v1alpha1.status import PoolStatus, RephraseRunStatus, WorkersStatus
 from rephrase_operator.capacity import Stockout, by_priority, spread, stockouts
 from rephrase_operator.observed import Observed
-from support.operator import NOW, a_job, a_pending_pod, a_pod, a_run, ago, observed, two_pools
+from support.looks import NOW, a_job, a_pending_pod, a_pod, a_run, ago, observed, two_pools
 
 PATIENT = two_pools({"fallbackAfterSeconds": 900}, {}, max=4)
 

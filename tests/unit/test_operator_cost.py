@@ -10,7 +10,7 @@ from rephrase_api import cost
 from rephrase_api.errors import Problems
 from rephrase_api.launch import merged_arguments
 from rephrase_operator.settings import Settings
-from support.operator import a_progress, prices
+from support.looks import a_progress, prices
 
 # -- cost --
 

@@ -11,7 +11,7 @@ from rephrase_api.launch import DriverLaunch, WorkerLaunch
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
-from support.operator import RUN_UID, SETTINGS, a_run, two_pools
+from support.looks import RUN_UID, SETTINGS, a_run, two_pools
 
 SPOT = {
     "capacityType": "Spot",

@@ -16,7 +16,7 @@ from rephrase_operator.observed import (
     pod_seen,
     ready_pods,
 )
-from support.operator import (
+from support.looks import (
     NOW,
     RUN_UID,
     a_condition,

@@ -21,7 +21,7 @@ from rephrase_operator.plan import (
     plan,
 )
 from rephrase_operator.verdict import Cause, Verdict
-from support.operator import (
+from support.looks import (
     NOW,
     a_driver_job,
     a_job,

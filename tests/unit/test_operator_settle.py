@@ -12,7 +12,7 @@ from rephrase_api.v1alpha1.status import (
 )
 from rephrase_operator.observed import Ending, Observed
 from rephrase_operator.settle import MAX_SETTLING, Settlement, seconds_by_pool, settle
-from support.operator import (
+from support.looks import (
     NOW,
     a_driver_job,
     a_job,

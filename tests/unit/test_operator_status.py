@@ -26,7 +26,7 @@ from rephrase_operator.settle import MAX_SETTLING
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import Event, changes, events
 from rephrase_operator.verdict import Cause, Verdict
-from support.operator import (
+from support.looks import (
     NOW,
     a_driver_job,
     a_job,

@@ -15,7 +15,7 @@ from rephrase_api.v1alpha1.status import Condition, RephraseRunStatus, StopStatu
 from rephrase_operator.observed import Observed
 from rephrase_operator.settle import settle
 from rephrase_operator.verdict import Cause, Verdict, final_word, is_complete, judge
-from support.operator import (
+from support.looks import (
     NOW,
     SETTINGS,
     a_driver_job,

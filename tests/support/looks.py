@@ -1,4 +1,3 @@
-# ruff: noqa: A005 - a submodule of `support`, which shadows nothing
 """What the operator looks at, for tests: runs, Jobs, pods, the driver's word; and API objects."""
 
 import json
