@@ -15,7 +15,7 @@ from typing import Any
 import kopf
 from pydantic import ValidationError
 
-from rephrase_api import cost, names
+from rephrase_api import names
 from rephrase_api.errors import InvalidSpec
 from rephrase_api.manifest import problems_of
 from rephrase_api.semantic import canonical_uri
@@ -23,20 +23,18 @@ from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.capacity import stockouts
 from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
-from rephrase_operator.look import Look
+from rephrase_operator.look import decide
 from rephrase_operator.metrics import Metrics
 from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
-from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker, plan
+from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker
 from rephrase_operator.settings import Settings
-from rephrase_operator.settle import seconds_by_pool, settle
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import changes, events, is_urgent
-from rephrase_operator.verdict import Cause, judge, true_condition
+from rephrase_operator.verdict import Cause, true_condition
 
 logger = logging.getLogger(__name__)
 _RUN_RESOURCE = (names.GROUP, names.VERSION, names.PLURAL)
@@ -213,44 +211,17 @@ class Handlers:
         refused = None if over else _refusal(run, key, outputs)
         if refused is None and not over:
             refused = await self._checked(run, memory, now)
-        settlement = settle(before, observed, now=now, generation=run.metadata.generation)
-        prices = prices_of(run)
-        seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
-        verdict = judge(
+        look = decide(
             run,
             before,
             observed,
             refused=refused,
-            failures=settlement.failures,
-            spent=cost.at_least(seconds, prices),
+            prices=prices_of(run),
             template_hashes=hashes,
             settings=self.settings,
-        )
-        short = stockouts(run, before, observed, now=now)
-        todo = plan(
-            run,
-            before,
-            observed,
-            verdict,
-            template_hashes=hashes,
             now=now,
-            avoid=settlement.avoid,
-            stockouts=short,
         )
-        applied = await self._apply(run, todo, memory)
-        look = Look(
-            run=run,
-            before=before,
-            observed=observed,
-            verdict=verdict,
-            plan=todo,
-            settlement=settlement,
-            prices=prices,
-            settings=self.settings,
-            now=now,
-            stockouts=short,
-            applied=applied,
-        )
+        look = replace(look, applied=await self._apply(run, look.plan, memory))
         after = status_of(look)
         interval = run.spec.observability.status_interval_seconds
         await self._write(body, memory, before, after, interval=interval)

@@ -6,17 +6,18 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 
+from rephrase_api import cost
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_operator.availability import Blockage, blockage, summary
-from rephrase_operator.capacity import Stockout
+from rephrase_operator.capacity import Stockout, stockouts
 from rephrase_operator.observed import Observed, PodSeen, ready_pods
-from rephrase_operator.plan import Plan
+from rephrase_operator.plan import Plan, plan
 from rephrase_operator.settings import Settings
-from rephrase_operator.settle import Settlement
-from rephrase_operator.verdict import Verdict
+from rephrase_operator.settle import Settlement, seconds_by_pool, settle
+from rephrase_operator.verdict import Cause, Verdict, judge
 
 _MOST_SECONDS = 10 * 365 * 86400
 """No estimate is longer."""
@@ -100,3 +101,63 @@ class Look:
         documents = progress.documents.total - progress.documents.filtered
         seconds = left * documents / progress.rates.documents_per_second
         return min(max(0.0, seconds), _MOST_SECONDS)
+
+
+def decide(
+    run: RephraseRun,
+    before: RephraseRunStatus,
+    observed: Observed,
+    *,
+    refused: Cause | None,
+    prices: Mapping[str, Decimal],
+    template_hashes: Mapping[str, str],
+    settings: Settings,
+    now: datetime,
+) -> Look:
+    """Settle, judge and plan: all that one look decides.
+
+    Args:
+        run: as the API server has it.
+        before: status as it was last written.
+        observed: what is there.
+        refused: why the spec is not accepted.
+        prices: of a GPU hour, by pool.
+        template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
+        settings: the operator's.
+        now: the time.
+    """
+    settlement = settle(before, observed, now=now, generation=run.metadata.generation)
+    seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
+    verdict = judge(
+        run,
+        before,
+        observed,
+        refused=refused,
+        failures=settlement.failures,
+        spent=cost.at_least(seconds, prices),
+        template_hashes=template_hashes,
+        settings=settings,
+    )
+    short = stockouts(run, before, observed, now=now)
+    todo = plan(
+        run,
+        before,
+        observed,
+        verdict,
+        template_hashes=template_hashes,
+        now=now,
+        avoid=settlement.avoid,
+        stockouts=short,
+    )
+    return Look(
+        run=run,
+        before=before,
+        observed=observed,
+        verdict=verdict,
+        plan=todo,
+        settlement=settlement,
+        prices=prices,
+        settings=settings,
+        now=now,
+        stockouts=short,
+    )

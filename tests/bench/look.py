@@ -9,17 +9,13 @@ import argparse
 import json
 import sys
 import time
-from decimal import Decimal
 
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.look import Look
+from rephrase_operator.look import decide
 from rephrase_operator.observed import Observed
-from rephrase_operator.plan import plan
 from rephrase_operator.settings import Settings
-from rephrase_operator.settle import settle
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import changes
-from rephrase_operator.verdict import judge
 from support.looks import NOW, a_driver_job, a_job, a_pod, a_progress, a_run, at_work
 
 LOOKS = 20
@@ -62,34 +58,20 @@ def large(workers: int, units: int) -> Observed:
 def look(workers: int, observed: Observed) -> tuple[RephraseRunStatus, int]:
     """One look; the status and how many actions are planned."""
     run = a_run(workers={"max": workers})
-    before, hashes, settings = RephraseRunStatus(), {"": "now", "default": "now"}, Settings()
-    settlement = settle(before, observed, now=NOW)
-    verdict = judge(
+    before = RephraseRunStatus()
+    decided = decide(
         run,
         before,
         observed,
         refused=None,
-        failures=settlement.failures,
-        spent=Decimal(0),
-        template_hashes=hashes,
-        settings=settings,
+        prices={},
+        template_hashes={"": "now", "default": "now"},
+        settings=Settings(),
+        now=NOW,
     )
-    todo = plan(run, before, observed, verdict, template_hashes=hashes, now=NOW)
-    status = status_of(
-        Look(
-            run=run,
-            before=before,
-            observed=observed,
-            verdict=verdict,
-            plan=todo,
-            settlement=settlement,
-            prices={},
-            settings=settings,
-            now=NOW,
-        )
-    )
+    status = status_of(decided)
     changes(before.to_api(), status.to_api())
-    return status, len(todo.actions)
+    return status, len(decided.plan.actions)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ out; and a status whose writing may fail.
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,13 +15,12 @@ from hypothesis import strategies as st
 
 from rephrase_api import names
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.look import Look
+from rephrase_operator.look import Look, decide
 from rephrase_operator.observed import JobSeen, Observed, PodSeen
-from rephrase_operator.plan import DeleteJob, Plan, StartDriver, StartWorker, plan
+from rephrase_operator.plan import DeleteJob, Plan, StartDriver, StartWorker
 from rephrase_operator.settings import Settings
-from rephrase_operator.settle import Settlement, settle
 from rephrase_operator.status import status_of
-from rephrase_operator.verdict import Verdict, judge
+from rephrase_operator.verdict import Verdict
 from support.looks import (
     NOW,
     a_driver_job,
@@ -214,47 +212,33 @@ class Cluster:
         )
         return observed(list(self.jobs.values()), pods, progress)
 
-    def decide(self) -> tuple[Observed, Verdict, Plan, Settlement]:
-        there = self.observe()
-        settlement = settle(self.status, there, now=self.now)
-        hashes = {"": "driver"} | {pool.name: f"t{self.template}" for pool in self.run.spec.pools()}
-        verdict = judge(
+    def decide(self) -> Look:
+        pools = self.run.spec.pools()
+        return decide(
             self.run,
             self.status,
-            there,
+            self.observe(),
             refused=None,
-            failures=settlement.failures,
-            spent=Decimal(0),
-            template_hashes=hashes,
-            settings=self.settings,
-        )
-        todo = plan(self.run, self.status, there, verdict, template_hashes=hashes, now=self.now)
-        return there, verdict, todo, settlement
-
-    def look(self, *, written: bool = True) -> Plan:
-        there, verdict, todo, settlement = self.decide()
-        self.check(there, verdict, todo)
-        self.carry_out(todo)
-        if todo.actions and not verdict.over:
-            # a driver's Job, and those of an older spec where there are too many, take one more
-            self.carry_out(self.decide()[2])
-            assert self.decide()[2].actions == (), "plans that are carried out come to an end"
-        look = Look(
-            run=self.run,
-            before=self.status,
-            observed=there,
-            verdict=verdict,
-            plan=todo,
-            settlement=settlement,
             prices={},
+            template_hashes={"": "driver"} | {pool.name: f"t{self.template}" for pool in pools},
             settings=self.settings,
             now=self.now,
         )
+
+    def look(self, *, written: bool = True) -> Plan:
+        look = self.decide()
+        there, todo = look.observed, look.plan
+        self.check(there, look.verdict, todo)
+        self.carry_out(todo)
+        if todo.actions and not look.verdict.over:
+            # a driver's Job, and those of an older spec where there are too many, take one more
+            self.carry_out(self.decide().plan)
+            assert self.decide().plan.actions == (), "plans that are carried out come to an end"
         if written:
             before, self.status = self.status, RephraseRunStatus.from_api(status_of(look).to_api())
             for uid in before.settling:
                 self.gone.pop(uid, None)
-            self.counted += [pod.uid for pod, _ in settlement.ended]
+            self.counted += [pod.uid for pod, _ in look.settlement.ended]
         return todo
 
     def carry_out(self, todo: Plan) -> None:
@@ -274,7 +258,7 @@ class Cluster:
 
     def check(self, there: Observed, verdict: Verdict, todo: Plan) -> None:
         """What holds of every plan."""
-        assert self.decide()[2] == todo, "planning twice gives the same plan"
+        assert self.decide().plan == todo, "planning twice gives the same plan"
         starts = [action for action in todo.actions if isinstance(action, StartWorker)]
         deletes = [action for action in todo.actions if isinstance(action, DeleteJob)]
         if verdict.over or verdict.stopped is not None:

@@ -9,16 +9,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rephrase_api import cost
 from rephrase_api.v1alpha1.conditions import REASONS, ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.look import Look
+from rephrase_operator.look import Look, decide
 from rephrase_operator.observed import JobSeen, Observed, PodSeen
-from rephrase_operator.plan import plan
-from rephrase_operator.settle import seconds_by_pool, settle
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import changes, events, is_urgent
-from rephrase_operator.verdict import Cause, judge
+from rephrase_operator.verdict import Cause
 from support.looks import (
     NOW,
     SETTINGS,
@@ -148,29 +145,13 @@ def look_at(before: RephraseRunStatus, found: Input, second: int) -> Look:
     run, there, refusal, priced = found
     now = NOW + timedelta(seconds=second)
     refused = Cause(refusal, "why") if refusal is not None else None
-    settlement = settle(before, there, now=now)
-    money = prices(default="1") if priced else {}
-    seconds = seconds_by_pool(settlement, there.worker_pods, now=now)
-    hashes = {"": "now", "default": "now"}
-    verdict = judge(
+    return decide(
         run,
         before,
         there,
         refused=refused,
-        failures=settlement.failures,
-        spent=cost.at_least(seconds, money),
-        template_hashes=hashes,
-        settings=HASTY,
-    )
-    todo = plan(run, before, there, verdict, template_hashes=hashes, now=now)
-    return Look(
-        run=run,
-        before=before,
-        observed=there,
-        verdict=verdict,
-        plan=todo,
-        settlement=settlement,
-        prices=money,
+        prices=prices(default="1") if priced else {},
+        template_hashes={"": "now", "default": "now"},
         settings=HASTY,
         now=now,
     )
