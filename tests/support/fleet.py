@@ -22,7 +22,7 @@ from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start
 from rephrase_api.manifest import parse_run
 from rephrase_runner import verify as verification
 from rephrase_runner.ledger import Ledger, gather_bounded, read_spec
-from rephrase_runner.records import Claim, Death, Heartbeat, Plan
+from rephrase_runner.records import Claim, Heartbeat, Plan
 from rephrase_runner.store import StorageOptions, Store
 from support.laptop import Laptop
 from support.waiting import eventually
@@ -316,14 +316,6 @@ class Fleet:
         return [
             Claim.from_bytes(data) for data in await read_all(self.store, ledger.names.claims())
         ]
-
-    async def deaths(self) -> dict[str, Death]:
-        """Every engine death that was written down, by object name."""
-        ledger = await self.the_ledger()
-        folder = f"{ledger.names.folder}/deaths"
-        names = [meta.name for meta in await self.store.list(folder)]
-        found = await read_all(self.store, folder)
-        return dict(zip(names, map(Death.from_bytes, found), strict=True))
 
     async def heartbeats(self) -> list[Heartbeat]:
         """The last heartbeat of every worker there ever was."""
