@@ -139,7 +139,8 @@ def _progressing(look: Look) -> _Said:
         return _S.FALSE, _R.BUDGET_EXHAUSTED if exhausted else _R.SUSPENDED, stopped.message
     progress = look.observed.progress
     if progress is None:
-        return _S.UNKNOWN, _R.DRIVER_UNREACHABLE, "the driver does not answer"
+        why = f": {trouble[1]}" if (trouble := look.driver_trouble) is not None else ""
+        return _S.UNKNOWN, _R.DRIVER_UNREACHABLE, f"the driver does not answer{why}"
     window = timedelta(
         seconds=max(STALLED_SECONDS, 3 * look.run.spec.durability.checkpoint_seconds)
     )

@@ -33,7 +33,7 @@ from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod
 from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker
 from rephrase_operator.settings import Settings
 from rephrase_operator.status import status_of
-from rephrase_operator.transitions import changes, events, is_urgent
+from rephrase_operator.transitions import Event, changes, events, interruptions, is_urgent
 from rephrase_operator.verdict import Cause, true_condition
 
 logger = logging.getLogger(__name__)
@@ -192,8 +192,13 @@ class Handlers:
         pods: Mapping[Key, Iterable[PodSeen]],
         outputs: Mapping[str, Iterable[Claim]],
     ) -> None:
-        memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
+        memory = self._memories.get(body["metadata"]["uid"])
+        if memory is None:
+            memory = self._memories[body["metadata"]["uid"]] = Memory()
+            if before.phase is not None and before.completion_time is None:
+                message = f"an operator has started and goes on with this run ({before.phase})"
+                kopf.event(body, type="Normal", reason="OperatorStarted", message=message)
         try:
             run = RephraseRun.from_api(_plain(body))
             hashes = self._template_hashes(run)
@@ -224,7 +229,8 @@ class Handlers:
         look = replace(look, applied=await self._apply(run, look.plan, memory))
         after = status_of(look)
         interval = run.spec.observability.status_interval_seconds
-        await self._write(body, memory, before, after, interval=interval)
+        told = interruptions(look.settlement.ended)
+        await self._write(body, memory, before, after, interval=interval, told=told)
         memory.counted |= set(before.settling)  # counted, and the count is written
         for uid in before.settling:
             memory.gone.pop(uid, None)
@@ -370,8 +376,18 @@ class Handlers:
         after: RephraseRunStatus,
         *,
         interval: float,
+        told: Iterable[Event] = (),
     ) -> None:
-        """Write what changed: conditions at once, numbers now and then; tell transitions as Events."""
+        """Write what changed: conditions at once, numbers now and then; tell transitions as Events.
+
+        Args:
+            body: the run.
+            memory: of it.
+            before: status as it was last written.
+            after: as it is now.
+            interval: seconds between two writes of numbers.
+            told: what else is to be told once it is written.
+        """
         now = _now()
         patch = changes(before.to_api(), after.to_api())
         recent = memory.written_at is not None and not _passed(memory.written_at, now, interval)
@@ -380,7 +396,7 @@ class Handlers:
         meta = body["metadata"]
         await self._cluster.patch_status(meta["namespace"], meta["name"], patch)
         memory.written_at = now
-        for event in events(before, after):
+        for event in (*events(before, after), *told):
             kopf.event(body, type=event.type, reason=event.reason, message=event.message)
 
     # -- the end of a run object --

@@ -1,13 +1,15 @@
 """What is written of a status and when, and which of its transitions are worth an Event. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.status import Condition, PoolStatus, RephraseRunStatus
+from rephrase_operator.observed import Ending, PodSeen
 
 _C, _S, _R = ConditionType, ConditionStatus, Reason
+_MOST_NAMED = 3
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,25 @@ def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
     return found
 
 
+def interruptions(ended: Iterable[tuple[PodSeen, Ending]]) -> list[Event]:
+    """One Event for all pods that were newly found interrupted; failures have theirs by the status.
+
+    Args:
+        ended: pods that one look settled, each with how it ended.
+    """
+    taken = [pod for pod, end in ended if end is Ending.DISRUPTION]
+    if not taken:
+        return []
+    each = [
+        f"{pod.name} on {pod.node} ({pod.disruption or pod.reason or 'deleted'})"
+        for pod in taken[:_MOST_NAMED]
+    ]
+    more = [f"{len(taken) - _MOST_NAMED} more"] if len(taken) > _MOST_NAMED else []
+    what = "1 worker was" if len(taken) == 1 else f"{len(taken)} workers were"
+    message = f"{what} interrupted: {', '.join(each + more)}; that uses up no retry"
+    return [Event("Normal", "WorkersInterrupted", message)]
+
+
 def _pools(status: RephraseRunStatus) -> tuple[PoolStatus, ...]:
     return status.workers.pools if status.workers is not None else ()
 
@@ -104,7 +125,8 @@ def _kind_of_event(one: Condition, before: Condition | None) -> str:
         if kind is _C.SUSPENDED and one.reason == _R.NOT_SUSPENDED:
             return "Normal" if before is not None else ""
         return "Warning" if one.reason in _TROUBLE else ""
-    return ""
+    lost = one.reason == _R.DRIVER_UNREACHABLE and before is not None and before.reason in _AT_WORK
+    return "Normal" if lost and kind is _C.PROGRESSING else ""
 
 
 _WHEN_TRUE = {
@@ -116,6 +138,7 @@ _WHEN_TRUE = {
     _C.DEADLINE_AT_RISK: "Warning",
     _C.FAILED: "Warning",
 }
+_AT_WORK = {_R.COMMITTING, _R.STARTING, _R.STALLED}
 _TROUBLE = {
     *(_R.INVALID_SPEC, _R.POD_TEMPLATE_REJECTED, _R.NAME_CONFLICT, _R.OUTPUT_IN_USE),
     *(_R.PRICE_MISSING, _R.DRIVER_FAILED, _R.UNSCHEDULABLE, _R.CAPACITY_STOCKOUT),
@@ -130,4 +153,5 @@ _NAMES: Mapping[tuple[ConditionType, ConditionStatus], str] = {
     (_C.COMPLETE, _S.TRUE): "Completed",
     (_C.FAILED, _S.TRUE): "Failed",
     (_C.PROGRESSING, _S.FALSE): "RunStalled",
+    (_C.PROGRESSING, _S.UNKNOWN): "DriverUnreachable",
 }

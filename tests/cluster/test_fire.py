@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -122,7 +122,7 @@ def preempt(runs: Runs, node: Node, pod: str) -> None:
             "value": 1000,
         }
     )
-    large = a_container(["sleep", "600"], resources={"requests": {"cpu": "7500m"}})
+    large = a_container(["sleep", "600"], resources={"requests": {"cpu": "7950m"}})
     place = {"kubernetes.io/hostname": node.name}
     runs.namespace.create(a_pod("urgent", large, priorityClassName="urgent", nodeSelector=place))
 
@@ -195,6 +195,26 @@ def test_a_node_that_refuses_a_worker_is_taken_last(runs: Runs, add_node: AddNod
     assert avoided["name"] == bad.name
     assert avoided["reason"] == "UnexpectedAdmissionError"
     assert pod["spec"]["nodeName"] in {bad.name, good.name}
+
+
+def test_a_node_on_which_workers_fail_again_and_again_is_taken_last(
+    runs: Runs, add_node: AddNode, kubelet: Kubelet
+) -> None:
+    bad = add_node("bad")
+    runs.apply(model=SLOW, workers={"max": 1})
+    for _ in range(2):
+        (pod,) = wait_running(runs, 1)
+        kubelet.run_out_of_memory(pod["metadata"]["namespace"], pod["metadata"]["name"], "worker")
+        wait_until(partial(others, runs, pod["metadata"]["uid"]), "it is tried again", within=120)
+    run = runs.namespace.wait_for(
+        "rephraseruns", "test", lambda run: run["status"]["workers"].get("avoidNodes"), "avoided"
+    )
+    add_node("good")
+    runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": {"max": 2}}})
+    wait_running(runs, 1, but=bad.name)
+
+    assert [node["name"] for node in run["status"]["workers"]["avoidNodes"]] == [bad.name]
+    assert counts(runs.get())[1] == 2
 
 
 def test_a_silent_node_gets_a_substitute_and_its_zombie_does_no_harm(
@@ -310,6 +330,7 @@ class Blows:
         self._own = own
         self._runs = runs
         self._name = name
+        self._dark = ""
         self._nodes = {node.name: node for node in (self.add_node(number) for number in range(4))}
 
     def add_node(self, number: int) -> Node:
@@ -322,6 +343,22 @@ class Blows:
 
     def evict_a_worker(self) -> None:
         self._runs.namespace.evict(self._worker()["metadata"]["name"])
+
+    @contextmanager
+    def darkness(self) -> Iterator[None]:
+        """A worker's node is without power; not the driver's, and no other blow goes there."""
+        (driver,) = self._runs.pods("driver")
+        bright = driver["spec"]["nodeName"]
+        (pod, *_) = wait_running(self._runs, 1, but=bright, within=120)
+        node = self._nodes.pop(pod["spec"]["nodeName"])
+        node.lose_power()
+        self._dark = node.name
+        try:
+            yield
+        finally:
+            node.boot()
+            self._dark = ""
+            self._nodes[node.name] = node
 
     def kill_a_worker(self) -> None:
         self._kill(lambda: self._worker()["metadata"]["name"], "worker")
@@ -365,7 +402,7 @@ class Blows:
         wait_until(killed, f"a {container} is killed", within=60)
 
     def _worker(self) -> Object:
-        return wait_running(self._runs, 1, within=120)[0]
+        return wait_running(self._runs, 1, but=self._dark, within=120)[0]
 
 
 BLOWS = (
@@ -380,40 +417,77 @@ BLOWS = (
 )
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_survives_all_of_it_in_any_order(
-    seed: int, own: Own, seaweedfs: str, tmp_path: Path
-) -> None:
-    name = f"fire-{seed}"
+@contextmanager
+def ablaze(own: Own, name: str, seaweedfs: str, folder: Path) -> Iterator[tuple[Runs, Blows]]:
+    """Three workers of a run that has begun, on nodes of its own; it must have come to a good end after."""
     own.client.create(a_namespace(name))
     client = own.client.in_namespace(name)
     client.wait_for("serviceaccounts", "default", bool, "it is there")
-    runs = Runs(client, S3(seaweedfs, BUCKET, name), tmp_path, documents=400)
+    runs = Runs(client, S3(seaweedfs, BUCKET, name), folder, documents=400)
     blows = Blows(own, runs, name)
     try:
-        survive(runs, blows, seed)
+        runs.apply(model=SLOW, workers={"max": 3})
+        wait_running(runs, 3)
+        runs.wait_committed(1)
+        yield runs, blows
+        runs.namespace.patch("rephraseruns", "test", QUICK)
+        run = runs.complete(within=300)
+
+        assert run["status"]["progress"]["samples"]["written"] == 1200
+        assert runs.verify().returncode == 0
+        wait_until(lambda: not runs.jobs(), "the Jobs are removed")
     finally:
         blows.take_nodes_away()
 
 
-def survive(runs: Runs, blows: Blows, seed: int) -> None:
-    """Everything in an order of its own, and what must have come of it."""
-    runs.apply(model=SLOW, workers={"max": 3})
-    wait_running(runs, 3)
-    runs.wait_committed(1)
-
-    for blow in Random(seed).sample(BLOWS, len(BLOWS)):  # noqa: S311 - no secret
-        blow(blows)
-    wait_counted(runs)
-    runs.namespace.patch("rephraseruns", "test", QUICK)
-    run = runs.complete(within=300)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_survives_all_of_it_in_any_order(
+    seed: int, own: Own, seaweedfs: str, tmp_path: Path
+) -> None:
+    with ablaze(own, f"fire-{seed}", seaweedfs, tmp_path) as (runs, blows):
+        for blow in Random(seed).sample(BLOWS, len(BLOWS)):  # noqa: S311 - no secret
+            blow(blows)
+        wait_counted(runs)
+    run = runs.get()
 
     # the killed worker and nothing else; none, if its pod went with its node while no operator was there
     assert run["status"]["workerFailures"] <= 1, run["status"].get("recentFailures")
     assert run["status"]["disruptions"] >= 2
-    assert run["status"]["progress"]["samples"]["written"] == 1200
-    assert runs.verify().returncode == 0
-    wait_until(lambda: not runs.jobs(), "the Jobs are removed")
+
+
+def test_a_run_survives_all_of_it_with_one_failure_counted_and_every_story_told(
+    own: Own, seaweedfs: str, tmp_path: Path
+) -> None:
+    with ablaze(own, "story", seaweedfs, tmp_path) as (runs, blows):
+        with blows.darkness():
+            blows.evict_a_worker()
+            blows.kill_a_worker()
+            wait_status(runs, lambda status: status["workerFailures"] == 1)
+            blows.reclaim_a_spot_node()
+            blows.kill_the_driver()
+            wait_status(runs, lambda status: status["disruptions"] >= 2)
+            blows.kill_the_operator()
+            blows.kill_the_control_plane()
+            blows.kill_the_operator()
+        wait_status(runs, lambda status: status["disruptions"] >= 3)
+    run = runs.get()
+    told = {
+        event["reason"]: event["message"]
+        for event in runs.namespace.list("events", fields="involvedObject.kind=RephraseRun")
+    }
+
+    assert run["status"]["workerFailures"] == 1
+    (failure,) = run["status"]["recentFailures"]
+    assert "out of memory" in failure["message"]
+    assert {"WorkerFailed", "WorkersInterrupted", "OperatorStarted", "Completed"} <= told.keys()
+    assert "out of memory" in told["DriverUnreachable"], told
+
+
+def wait_status(runs: Runs, fits: Callable[[Object], bool]) -> Object:
+    """Wait until the run's status fits."""
+    return runs.namespace.wait_for(
+        "rephraseruns", "test", lambda run: fits(run["status"]), "the status tells", within=240
+    )
 
 
 def answers(client: Client) -> bool:

@@ -20,11 +20,11 @@ from rephrase_api.v1alpha1.status import (
 )
 from rephrase_operator.conditions import phase, refused_status
 from rephrase_operator.look import Look
-from rephrase_operator.observed import Observed
+from rephrase_operator.observed import Ending, Observed
 from rephrase_operator.plan import Plan, plan
 from rephrase_operator.settle import MAX_SETTLING
 from rephrase_operator.status import status_of
-from rephrase_operator.transitions import Event, changes, events
+from rephrase_operator.transitions import Event, changes, events, interruptions
 from rephrase_operator.verdict import Cause, Verdict
 from support.looks import (
     NOW,
@@ -33,6 +33,7 @@ from support.looks import (
     a_look,
     a_pending_pod,
     a_pod,
+    a_preempted_pod,
     a_progress,
     a_run,
     ago,
@@ -431,6 +432,37 @@ def test_a_failure_is_told_once() -> None:
 
     assert events(before, after) == [Event("Warning", "WorkerFailed", "OOMKilled: exit 137")]
     assert events(after, after) == []
+
+
+def test_interrupted_workers_are_told_by_name_in_one_event_and_failures_are_not_among_them() -> (
+    None
+):
+    taken = [a_preempted_pod(a_job(slot)) for slot in range(5)]
+    failed, done = an_ended_pod(a_job(7)), an_ended_pod(a_job(8), code=0)
+    look = a_look(observed=observed([a_job(slot) for slot in range(9)], [*taken, failed, done]))
+
+    (event,) = interruptions(look.settlement.ended)
+
+    assert (event.type, event.reason) == ("Normal", "WorkersInterrupted")
+    assert event.message.startswith(
+        "5 workers were interrupted: run-w000-1-0-00000 on node-1 (Evict"
+    )
+    assert "2 more; that uses up no retry" in event.message
+    assert interruptions([(failed, Ending.FAILURE), (done, Ending.DONE)]) == []
+
+
+def test_a_driver_that_is_lost_is_told_with_the_reason_and_one_that_only_starts_is_not() -> None:
+    driver = a_driver_job()
+    starts = a_look(observed=observed([driver], [a_pod(driver)]))
+    works = a_look(observed=with_driver(progress=a_progress(lastProgressTime=NOW.isoformat())))
+    killed = an_ended_pod(driver, code=137, reason="OOMKilled")
+    lost = a_look(observed=observed([driver], [killed]))
+
+    to_work, to_loss = transitions(starts, works, lost)
+
+    assert "DriverUnreachable" not in [event.reason for event in to_work]
+    (event,) = (event for event in to_loss if event.reason == "DriverUnreachable")
+    assert "out of memory" in event.message
 
 
 def test_ends_refusals_and_scaling_are_events_and_the_last_units_are_no_scaling() -> None:
