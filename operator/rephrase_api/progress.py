@@ -73,12 +73,16 @@ class Gone(_Body):
 
 
 class WorkerProgress(_Body):
-    """One worker that is alive, or was lately."""
+    """One worker that is alive, or was lately; `samples` and `completion_tokens` are all it finished."""
 
     uid: str
     slot: Count = 0
     phase: str = ""
     tokens_per_second: Number = 0.0
+    samples: Count = 0
+    completion_tokens: Count = 0
+    loading_seconds: Number = 0.0
+    generating_seconds: Number = 0.0
     running: Count = 0
     waiting: Count = 0
     gpu_seconds: Number = 0.0

@@ -12,13 +12,18 @@ from rephrase_api import cost
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Phase, Reason
 from rephrase_api.v1alpha1.status import Condition, ProgressStatus, RephraseRunStatus
+from rephrase_api.v1alpha1.workers import MAX_WORKERS
+from rephrase_api.words import duration
 from rephrase_operator.availability import summary
 from rephrase_operator.look import Look
+from rephrase_operator.scaling import needed, seconds_late
 from rephrase_operator.settle import seconds_by_pool
 from rephrase_operator.verdict import Cause, Verdict
 
 STALLED_SECONDS = 900
 """Without a commit or a checkpoint with new samples for so long, a run with ready workers is stalled."""
+NEARLY = Decimal("0.8")
+"""Share of the budget from which on it is told that it comes to an end."""
 _C, _S, _R = ConditionType, ConditionStatus, Reason
 _Said = tuple[ConditionStatus, Reason, str]
 
@@ -169,12 +174,19 @@ def _budget(look: Look) -> _Said:
     if budget is None:
         return _S.FALSE, _R.NO_BUDGET, "no budget is set"
     seconds = seconds_by_pool(look.settlement, look.observed.worker_pods, now=look.now)
-    spent = cost.at_least(seconds, look.prices)
+    spent, amount = cost.at_least(seconds, look.prices), Decimal(budget.amount)
     message = f"{cost.shown(spent)} of {budget.amount} {budget.currency} spent"
-    if spent >= Decimal(budget.amount):
+    stopped = look.verdict.stopped or look.verdict.failed
+    if spent >= amount or (stopped is not None and stopped.reason is _R.BUDGET_EXHAUSTED):
         return _S.TRUE, _R.BUDGET_EXHAUSTED, message
     if cost.amount(seconds, look.prices) is None:
         return _S.UNKNOWN, _R.COST_UNKNOWN, f"{message} in pools with a price; others were used too"
+    if spent >= NEARLY * amount:
+        return (
+            _S.FALSE,
+            _R.BUDGET_NEARLY_EXHAUSTED,
+            f"{message}; at the end the workers are drained",
+        )
     return _S.FALSE, _R.BELOW_BUDGET, message
 
 
@@ -182,16 +194,30 @@ def _deadline(look: Look) -> _Said:
     deadline = look.run.spec.scaling.deadline
     if deadline is None:
         return _S.FALSE, _R.NO_DEADLINE, "no deadline is set"
-    left = look.seconds_left
     if look.verdict.over:
         return _S.FALSE, _R.ON_TRACK, "the run is over"
-    if left is None:
+    late, pace = seconds_late(look.run, look.pace, now=look.now), look.pace
+    passed = (look.now - deadline).total_seconds()
+    if passed > 0:
+        rest = f"; it will miss it by {duration(late)}" if late is not None else ""
+        return _S.TRUE, _R.BEHIND_DEADLINE, f"the deadline passed {duration(passed)} ago{rest}"
+    if late is None or pace is None:
         return _S.UNKNOWN, _R.NO_THROUGHPUT, "no throughput yet"
-    end = look.now + timedelta(seconds=left)
-    at_this_rate = f"at this rate it ends {end:%Y-%m-%dT%H:%MZ}"
-    if end > deadline:
-        return _S.TRUE, _R.BEHIND_DEADLINE, f"{at_this_rate}, after spec.scaling.deadline"
-    return _S.FALSE, _R.ON_TRACK, at_this_rate
+    most = look.run.spec.workers.max
+    if late > 0:
+        would = needed(pace, -passed, MAX_WORKERS)
+        helps = pace.finish_seconds(would) <= -passed
+        remedy = (
+            f"set spec.workers.max to {would}, or spec.scaling.deadline {duration(late)} later"
+            if helps
+            else f"set spec.scaling.deadline {duration(late)} later; more workers would start too late"
+        )
+        return (
+            _S.TRUE,
+            _R.BEHIND_DEADLINE,
+            f"with all {most} workers it will miss the deadline by {duration(late)}; {remedy}",
+        )
+    return _S.FALSE, _R.ON_TRACK, f"with up to {most} workers it ends {duration(-late)} before it"
 
 
 def _suspended(look: Look) -> _Said:

@@ -1,5 +1,6 @@
 """Everything one look at a run found and decided, with what follows from it at once. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,11 +11,20 @@ from rephrase_api import cost
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
-from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_api.v1alpha1.status import RephraseRunStatus, ScalingStatus
 from rephrase_operator.availability import Blockage, blockage, summary
-from rephrase_operator.capacity import Stockout, stockouts
+from rephrase_operator.capacity import Stockout, dearer, stockouts
 from rephrase_operator.observed import Observed, PodSeen, ready_pods
 from rephrase_operator.plan import Plan, plan
+from rephrase_operator.scaling import (
+    Pace,
+    pace,
+    seconds_late,
+    settled_on,
+    start_seconds,
+    wanted,
+    worth_starting,
+)
 from rephrase_operator.settings import Settings
 from rephrase_operator.settle import Settlement, seconds_by_pool, settle
 from rephrase_operator.verdict import Cause, Verdict, judge
@@ -38,6 +48,8 @@ class Look:
         settings: the operator's.
         now: the time.
         stockouts: of pools, by name.
+        scaling: how many workers were decided on, and why.
+        pace: how fast the run goes, None while that is not known.
         applied: whether all of the plan was carried out.
     """
 
@@ -51,6 +63,8 @@ class Look:
     settings: Settings
     now: datetime
     stockouts: Mapping[str, Stockout] = field(default_factory=dict)
+    scaling: ScalingStatus | None = None
+    pace: Pace | None = None
     applied: bool = True
 
     @property
@@ -126,7 +140,13 @@ def decide(
         settings: the operator's.
         now: the time.
     """
-    settlement = settle(before, observed, now=now, generation=run.metadata.generation)
+    settlement = settle(
+        before,
+        observed,
+        now=now,
+        generation=run.metadata.generation,
+        unseen_in=_dearest(run, prices),
+    )
     seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
     verdict = judge(
         run,
@@ -135,10 +155,17 @@ def decide(
         refused=refused,
         failures=settlement.failures,
         spent=cost.at_least(seconds, prices),
+        reserve=drain_cost(run, observed, prices, settings=settings),
         template_hashes=template_hashes,
         settings=settings,
     )
-    short = stockouts(run, before, observed, now=now)
+    gpus = {pool.name: max(1, pool.gpu.count if pool.gpu else 0) for pool in run.spec.pools()}
+    held = sum(one / gpus.get(pool, 1) for pool, one in seconds.items())
+    speed = pace(run, before, observed, held_seconds=held)
+    start = start_seconds(run, observed)
+    scaling = settled_on(run, wanted(run, speed, start=start, now=now), before.scaling, now=now)
+    late = seconds_late(run, speed, now=now)
+    short = stockouts(run, before, observed, now=now, in_time=late is None or late <= 0)
     todo = plan(
         run,
         before,
@@ -146,8 +173,11 @@ def decide(
         verdict,
         template_hashes=template_hashes,
         now=now,
+        target=scaling.target if scaling.target is not None else run.spec.workers.max,
+        worth=worth_starting(speed) if run.spec.scaling.deadline is None else None,
         avoid=settlement.avoid,
         stockouts=short,
+        gives_up=dearer(run, observed, short, prices=prices, pace=speed, now=now),
     )
     return Look(
         run=run,
@@ -160,4 +190,25 @@ def decide(
         settings=settings,
         now=now,
         stockouts=short,
+        scaling=scaling,
+        pace=speed,
     )
+
+
+def _dearest(run: RephraseRun, prices: Mapping[str, Decimal]) -> str:
+    """The pool that unknown GPU seconds are charged to: rather too much than too little."""
+    pools = [pool.name for pool in run.spec.pools()]
+    return max(pools, key=lambda name: prices.get(name, Decimal(0)))
+
+
+def drain_cost(
+    run: RephraseRun, observed: Observed, prices: Mapping[str, Decimal], *, settings: Settings
+) -> Decimal:
+    """Money that the workers there are cost from this look until they have saved their samples and ended."""
+    # the stop is recorded at one look, and acted upon at the next
+    seconds = run.spec.workers.termination_grace_period_seconds + 2 * settings.reconcile_seconds
+    held: Counter[str] = Counter()
+    for pod in observed.worker_pods:
+        if not pod.terminal and pod.scheduled is not None:
+            held[pod.pool] += max(1, pod.gpus)
+    return cost.at_least({pool: gpus * seconds for pool, gpus in held.items()}, prices)

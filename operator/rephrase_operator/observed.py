@@ -49,6 +49,7 @@ class JobSeen:
         failure: reason of its failure (PodFailurePolicy, FailedIndexes ...), else empty.
         message: Kubernetes' sentence on the failure.
         ended: when it was complete or had failed.
+        resumed: when its queue last held it back or let it go on; None if it never did.
     """
 
     name: str
@@ -66,6 +67,7 @@ class JobSeen:
     failure: str
     message: str
     ended: datetime | None
+    resumed: datetime | None = None
 
     @property
     def finished(self) -> bool:
@@ -84,6 +86,7 @@ class PodSeen:
         phase: Pending, Running, Succeeded or Failed.
         ip: its address, empty before it has one.
         scheduled: when it got its node: the node is paid from then on.
+        started: when its container started, None before, and of one that has ended.
         deletion: when its grace is over, of one that is being deleted.
         disruption: reason of a true DisruptionTarget condition, else empty.
         exit_code: of its container, None while it has none.
@@ -115,6 +118,7 @@ class PodSeen:
     message: str
     gpus: int
     port: int
+    started: datetime | None = None
     gone: bool = False
 
     @property
@@ -229,6 +233,9 @@ def job_seen(body: Mapping[str, Any]) -> JobSeen:
         failure=str(failed.get("reason", "Failed")) if failed is not None else "",
         message=str(failed.get("message", "")) if failed is not None else "",
         ended=_time(ended["lastTransitionTime"]) if (ended := failed or complete) else None,
+        resumed=_time(held["lastTransitionTime"])
+        if (held := conditions.get("Suspended"))
+        else None,
     )
 
 
@@ -258,6 +265,7 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         created=_time(meta["creationTimestamp"]),
         scheduled=_time(scheduled["lastTransitionTime"]) if scheduled is not None else None,
         finished=_end(status, ended),
+        started=_time(begun) if (begun := state.get("running", {}).get("startedAt")) else None,
         deletion=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         disruption=str(disruption.get("reason", "Disrupted")) if disruption is not None else "",
         exit_code=ended.get("exitCode"),
@@ -280,6 +288,8 @@ def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:
     if pod.disruption:
         return Ending.DISRUPTION
     if job is None or job.deleting or job.suspended or not pod.node:
+        return Ending.EXPECTED
+    if job.resumed is not None and pod.created < job.resumed:  # its queue had taken it back
         return Ending.EXPECTED
     rejected = pod.exit_code is None and pod.reason != "Evicted"  # or gone before its end was seen
     lost = pod.reason in _LOST_CONTAINER

@@ -106,8 +106,11 @@ def plan(
     *,
     template_hashes: Mapping[str, str],
     now: datetime,
+    target: int | None = None,
+    worth: int | None = None,
     avoid: Sequence[AvoidedNode] = (),
     stockouts: Mapping[str, Stockout] = MappingProxyType({}),
+    gives_up: str | None = None,
 ) -> Plan:
     """Decide what to do now.
 
@@ -118,8 +121,11 @@ def plan(
         verdict: where the run stands.
         template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
         now: the time.
+        target: workers that were decided on; None = as many as the spec allows.
+        worth: no worker is started beyond so many, it would end before it had begun; None = no limit.
         avoid: nodes that new workers keep away from.
         stockouts: of pools, by name.
+        gives_up: pool that one worker is moved away from, to a cheaper one.
     """
     settled = frozenset(status.settling)
     if verdict.over:
@@ -130,9 +136,12 @@ def plan(
         drained = () if unrecorded else tuple(_drain(observed, settled, verdict.stopped.reason))
         return Plan(drained, {})
     planned, committed = _units(status, observed)
+    most = min(run.spec.workers.max, target if target is not None else run.spec.workers.max)
     running = _running(observed)
+    if gives_up is not None:
+        running[gives_up] -= 1
     without = frozenset(name for name, one in stockouts.items() if now < one.until)
-    desired = spread(run, min(run.spec.workers.max, planned), running=running, without=without)
+    desired = spread(run, min(most, planned), running=running, without=without)
     if verdict.refused is not None:
         return Plan((), desired)
     driver = tuple(_driver(observed, template_hashes[""], now))
@@ -141,13 +150,14 @@ def plan(
     workers = _Workers(
         run, observed, desired, settled, template_hashes, planned, planned - committed, now, avoid
     )
-    workers.ceilings = spread(run, run.spec.workers.max, running=running, without=without)
+    workers.ceilings = spread(run, most, running=running, without=without)
+    workers.worth = worth
     actions = (*driver, *workers.actions())
     outdated = sum(job.template_hash != template_hashes.get(job.pool) for job in workers.jobs)
     return Plan(actions, desired, unfinished=bool(outdated) or workers.held_back)
 
 
-def _running(observed: Observed) -> dict[str, int]:
+def _running(observed: Observed) -> Counter[str]:
     """Workers that have a node, by pool."""
     jobs = (job for job in observed.worker_jobs if not job.deleting)
     return Counter(
@@ -267,8 +277,12 @@ class _Workers:
         self._pods = {job.name: observed.pods_of(job) for job in self.jobs}
         lease = run.spec.durability.lease_seconds
         self._ready = {pod.uid for pod in ready_pods(observed, lease_seconds=lease)}
+        told = observed.progress.workers if observed.progress is not None else ()
+        self._rates = {one.uid.partition(".")[0]: one.tokens_per_second for one in told}
         self.ceilings: Mapping[str, int] = desired
         """Most workers of each pool, however few units are left."""
+        self.worth: int | None = None
+        """Most workers for which a start pays; None = no limit."""
         self.held_back = False
         """More workers are to be made than are made at one look."""
 
@@ -336,17 +350,29 @@ class _Workers:
         return self._now >= since + timedelta(seconds=seconds)
 
     def _surplus(self, jobs: list[JobSeen]) -> Iterable[DeleteJob]:
-        """Workers beyond what is wanted: those without a node first, then the highest slots.
+        """Workers beyond what is wanted: those without a node first, then the slowest, the highest slots.
 
-        That few units are left is no reason to stop a worker: it helps the others, and ends by itself.
+        That few units are left is no reason to stop a worker: it helps the others, and ends by itself. One
+        that still waits for a node would come too late.
         """
+        extra: list[tuple[JobSeen, str]] = []
         for pool, mine in _by_pool(jobs).items():
-            extra = len(mine) - self.ceilings.get(pool, 0)
-            mine.sort(key=lambda job: (self._is_running(job), -job.slot))
+            mine.sort(key=lambda job: (self._is_running(job), self._rate(job), -job.slot))
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
-            for job in mine[: max(0, extra)]:
-                if _may_be_deleted(self._observed, job, self._settled):
-                    yield DeleteJob(job.name, job.uid, f"pool {pool}: {why}")
+            over = len(mine) - self.ceilings.get(pool, 0)
+            extra += [(job, f"pool {pool}: {why}") for job in mine[: max(0, over)]]
+        gone = {job.name for job, _ in extra}
+        waiting = [job for job in jobs if not self._is_running(job) and job.name not in gone]
+        late = len(jobs) - len(gone) - max(1, self._left)
+        waiting.sort(key=lambda job: -job.slot)
+        extra += [(job, "too few units are left for it") for job in waiting[: max(0, late)]]
+        for job, reason in extra:
+            if _may_be_deleted(self._observed, job, self._settled):
+                yield DeleteJob(job.name, job.uid, reason)
+
+    def _rate(self, job: JobSeen) -> float:
+        """Tokens per second of its worker, as the driver knows it."""
+        return sum(self._rates.get(pod.uid, 0.0) for pod in self._pods[job.name])
 
     def _is_running(self, job: JobSeen) -> bool:
         return any(pod.scheduled and not pod.terminal for pod in self._pods[job.name])
@@ -384,6 +410,8 @@ class _Workers:
             attempts[job.slot] = max(attempts[job.slot], job.attempt)
         # with fewer units left than workers, those help each other, and a new one would come too late
         room = min(self._run.spec.workers.max, self._left) - len(taken)
+        if self.worth is not None and taken:
+            room = min(room, self.worth - len(taken))
         started = 0
         for pool in by_priority(self._run):
             for _ in range(self._desired[pool.name] - have[pool.name]):

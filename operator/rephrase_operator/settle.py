@@ -2,8 +2,8 @@
 
 A pod is settled once, when it is seen terminal or gone: `status.settled` grows and its uid is listed in
 `status.settling`; only then may its Job be deleted, and once the pod is gone its uid leaves the list. So
-a restart, a lost patch or a stale read never count a pod twice, nor not at all, unless it vanished while
-no operator ran.
+a restart, a lost patch or a stale read never count a pod twice. A pod that came and went while no operator
+ran is found by what its worker had reported to the ledger.
 """
 
 from collections import Counter, defaultdict
@@ -25,6 +25,8 @@ MAX_SETTLING = 1024
 MAX_RECENT_FAILURES = 10
 MAX_AVOIDED = 20
 AVOID_FOR = timedelta(minutes=10)
+UNSEEN_SECONDS = 60
+"""Less than that is clocks that differ."""
 FAILURES_OF_A_NODE = 2
 """Among the last failures, within `AVOID_FOR`."""
 
@@ -39,6 +41,7 @@ class Settlement:
         failures: the last failures, newest first.
         ended: what this look found new, with how it ended.
         avoid: nodes that new workers keep away from, for a while.
+        inherited: GPU seconds that the ledger held before the first worker of this run; None = unknown.
     """
 
     pools: dict[str, SettledPool]
@@ -46,10 +49,16 @@ class Settlement:
     failures: tuple[RecentFailure, ...]
     ended: tuple[tuple[PodSeen, Ending], ...]
     avoid: tuple[AvoidedNode, ...] = ()
+    inherited: float | None = None
 
 
 def settle(
-    status: RephraseRunStatus, observed: Observed, *, now: datetime, generation: int | None = None
+    status: RephraseRunStatus,
+    observed: Observed,
+    *,
+    now: datetime,
+    generation: int | None = None,
+    unseen_in: str | None = None,
 ) -> Settlement:
     """Count the pods that ended since the last status.
 
@@ -58,6 +67,7 @@ def settle(
         observed: what is there.
         now: for pods whose end nobody wrote down.
         generation: of the spec; a new one forgives the failures that had stopped the run.
+        unseen_in: pool that is charged with GPU seconds that workers reported and nobody saw.
     """
     pools = {pool.name: pool for pool in status.settled}
     known = set(status.settling)
@@ -96,7 +106,29 @@ def settle(
     earlier = () if forgiven else status.recent_failures
     recent = (*failures, *earlier)[:MAX_RECENT_FAILURES]
     avoid = _avoid(status, recent, found, now)
-    return Settlement(pools, tuple(settling), recent, tuple(found), avoid)
+    reported = _reported(observed)
+    inherited = status.inherited_gpu_seconds
+    if inherited is None and reported is not None and not pools and not observed.worker_jobs:
+        inherited = (
+            reported  # by earlier runs with this output: no worker of this one has been made yet
+        )
+    if unseen_in is not None and inherited is not None and reported is not None:
+        live = sum(held_seconds(pod, now) for pod in observed.worker_pods if not pod.terminal)
+        seen = live + sum(pool.gpu_seconds for pool in pools.values())
+        unseen = reported - inherited - seen  # a pod is held for longer than its worker reports
+        if unseen > UNSEEN_SECONDS:
+            before = pools.get(unseen_in, SettledPool(name=unseen_in))
+            more = round(before.gpu_seconds + unseen, 1)
+            pools[unseen_in] = before.model_copy(update={"gpu_seconds": more})
+    return Settlement(pools, tuple(settling), recent, tuple(found), avoid, inherited)
+
+
+def _reported(observed: Observed) -> float | None:
+    """GPU seconds that workers reported to the ledger; None before the driver has read it."""
+    progress = observed.progress
+    if progress is None or not progress.units.planned:
+        return None
+    return progress.gone.gpu_seconds + sum(one.gpu_seconds for one in progress.workers)
 
 
 def _avoid(

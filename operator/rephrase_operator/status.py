@@ -12,7 +12,8 @@ from rephrase_api.progress import Progress
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1 import status as api
-from rephrase_api.v1alpha1.conditions import ConditionType
+from rephrase_api.v1alpha1.conditions import ConditionType, Reason
+from rephrase_api.words import duration
 from rephrase_operator.availability import summary
 from rephrase_operator.conditions import conditions_of, holds, phase
 from rephrase_operator.look import Look
@@ -44,6 +45,8 @@ def status_of(look: Look) -> api.RephraseRunStatus:
         tokens=_tokens(progress) or before.tokens,
         throughput=_throughput(look.observed.progress, over=over),
         workers=_workers(look),
+        scaling=look.scaling if not over and stopped is None else before.scaling,
+        inherited_gpu_seconds=look.settlement.inherited,
         disruptions=sum(pool.disruptions for pool in pools),
         worker_failures=sum(pool.failures for pool in pools),
         cost=_cost(look, seconds, progress),
@@ -60,6 +63,11 @@ def status_of(look: Look) -> api.RephraseRunStatus:
                 reason=stopped.reason,
                 message=stopped.message[:4096],
                 generation=run.metadata.generation,
+                budget=(
+                    run.spec.scaling.budget.amount
+                    if stopped.reason is Reason.BUDGET_EXHAUSTED and run.spec.scaling.budget
+                    else None
+                ),
             )
             if stopped is not None
             else None
@@ -206,18 +214,6 @@ def _end(look: Look, *, over: bool) -> datetime | None:
     if over or left is None:
         return None
     return (look.now + timedelta(seconds=left)).replace(second=0, microsecond=0)
-
-
-def duration(seconds: float) -> str:
-    """Two units at most, as in ``4h12m``; a date would show as `<invalid>` in a column."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours}h"
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def _output(run: RephraseRun) -> api.OutputStatus:

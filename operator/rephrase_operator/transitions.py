@@ -38,6 +38,8 @@ def is_urgent(before: RephraseRunStatus, after: RephraseRunStatus) -> bool:
         or before.stop != after.stop
         or [pool.stockout_until for pool in _pools(before)]
         != [pool.stockout_until for pool in _pools(after)]
+        or (before.scaling and before.scaling.target) != (after.scaling and after.scaling.target)
+        or before.inherited_gpu_seconds != after.inherited_gpu_seconds
         or before.observed_generation != after.observed_generation
         or (before.workers and before.workers.display) != (after.workers and after.workers.display)
     )
@@ -73,7 +75,7 @@ def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
         for failure in reversed(after.recent_failures)
         if failure not in old_failures
     ]
-    was_short = {pool.name for pool in _pools(before) if pool.stockout_until is not None}
+    was_short = {pool.name: pool.stockout_until for pool in _pools(before)}
     found += [
         Event(
             "Normal",
@@ -82,12 +84,13 @@ def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
             f"after {pool.stockout_until:%H:%M:%SZ}",
         )
         for pool in _pools(after)
-        if pool.stockout_until is not None and pool.name not in was_short
+        if pool.stockout_until is not None and pool.stockout_until != was_short.get(pool.name)
     ]
     old = before.workers.desired if before.workers is not None else None
     new = after.workers.desired if after.workers is not None else None
     if (new or 0) != (old or 0):
-        found.append(Event("Normal", "WorkersScaled", f"{old or 0} -> {new or 0} wanted"))
+        why = f": {after.scaling.message}" if after.scaling is not None and new else ""
+        found.append(Event("Normal", "WorkersScaled", f"{old or 0} -> {new or 0} wanted{why}"))
     return found
 
 
@@ -141,7 +144,13 @@ _WHEN_TRUE = {
 _AT_WORK = {_R.COMMITTING, _R.STARTING, _R.STALLED}
 _TROUBLE = {
     *(_R.INVALID_SPEC, _R.POD_TEMPLATE_REJECTED, _R.NAME_CONFLICT, _R.OUTPUT_IN_USE),
-    *(_R.PRICE_MISSING, _R.DRIVER_FAILED, _R.UNSCHEDULABLE, _R.CAPACITY_STOCKOUT),
+    *(
+        _R.PRICE_MISSING,
+        _R.BUDGET_NEARLY_EXHAUSTED,
+        _R.DRIVER_FAILED,
+        _R.UNSCHEDULABLE,
+        _R.CAPACITY_STOCKOUT,
+    ),
     *(_R.POD_CREATION_BLOCKED, _R.IMAGE_PULL, _R.VOLUME_MOUNT, _R.CRASH_LOOP),
     *(_R.ACCESS_REFUSED, _R.STORAGE_FULL, _R.STALLED),
 }

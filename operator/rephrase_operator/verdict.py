@@ -18,7 +18,9 @@ from rephrase_operator.observed import Observed
 from rephrase_operator.settings import Settings
 
 _FATAL = {Reason.INVALID_SPEC, Reason.INVALID_MODEL, Reason.SPEC_MISMATCH}
-REMEMBERED_STOPS = frozenset({Reason.FAILURE_LIMIT, Reason.WORKERS_NEVER_READY})
+REMEMBERED_STOPS = frozenset(
+    {Reason.FAILURE_LIMIT, Reason.WORKERS_NEVER_READY, Reason.BUDGET_EXHAUSTED}
+)
 """What shows them goes with the Jobs, so they are recorded before these are deleted."""
 
 
@@ -60,6 +62,7 @@ def judge(
     refused: Cause | None,
     failures: Sequence[RecentFailure],
     spent: Decimal,
+    reserve: Decimal,
     template_hashes: Mapping[str, str],
     settings: Settings,
 ) -> Verdict:
@@ -72,6 +75,7 @@ def judge(
         refused: why the spec is not accepted.
         failures: the last failures of workers, those of this look included.
         spent: money, as far as prices are known.
+        reserve: money that the workers there are cost until they are drained.
         template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
         settings: the operator's.
     """
@@ -86,11 +90,12 @@ def judge(
         return Verdict(refused, failed=failed)
     if run.spec.suspend:
         return Verdict(refused, stopped=Cause(Reason.REQUESTED, "spec.suspend is true"))
-    if (exhausted := _exhausted(run, spent)) is not None:
+    if (exhausted := _exhausted(run, status, spent, reserve)) is not None:
         if run.spec.scaling.on_budget_exhausted is OnBudgetExhausted.FAIL:
             return Verdict(refused, failed=exhausted)
         return Verdict(refused, stopped=exhausted)
-    if (kept := recorded_stop(run, status)) is not None:
+    kept = recorded_stop(run, status)
+    if kept is not None and kept.reason is not Reason.BUDGET_EXHAUSTED:
         return Verdict(refused, stopped=kept)
     if told is not None and told.reason is Reason.FAILURE_LIMIT:
         return Verdict(refused, stopped=told)
@@ -143,24 +148,38 @@ def _beyond_help(observed: Observed, template_hashes: Mapping[str, str]) -> Caus
     return None
 
 
-def _exhausted(run: RephraseRun, spent: Decimal) -> Cause | None:
+def _exhausted(
+    run: RephraseRun, status: RephraseRunStatus, spent: Decimal, reserve: Decimal
+) -> Cause | None:
+    """What is left covers no more than a drain; or it did, and the budget was not raised since."""
     budget = run.spec.scaling.budget
-    if budget is None or spent < Decimal(budget.amount):
+    if budget is None:
+        return None
+    stop = status.stop
+    stays = (
+        stop is not None
+        and stop.reason == Reason.BUDGET_EXHAUSTED
+        and stop.budget is not None
+        and Decimal(budget.amount) <= Decimal(stop.budget)
+    )
+    if spent + reserve < Decimal(budget.amount) and not stays:
         return None
     return Cause(
         Reason.BUDGET_EXHAUSTED,
-        f"{cost.shown(spent)} of {budget.amount} {budget.currency} spent; raise "
-        "spec.scaling.budget.amount to go on",
+        f"{cost.shown(spent)} of {budget.amount} {budget.currency} spent, and the rest is what stopping the "
+        "workers takes; raise spec.scaling.budget.amount to go on",
     )
 
 
 def recorded_stop(run: RephraseRun, status: RephraseRunStatus) -> Cause | None:
-    """A stop that only the status remembers and that holds for this generation of the spec."""
+    """A stop that only the status remembers and that still holds: for this generation, or this budget."""
     stop = status.stop
-    if stop is None or stop.generation != run.metadata.generation:
+    if stop is None or stop.reason not in REMEMBERED_STOPS:
         return None
-    known = _known(stop.reason, stop.message)
-    return known if known is not None and known.reason in REMEMBERED_STOPS else None
+    by_money = stop.reason == Reason.BUDGET_EXHAUSTED
+    return _known(stop.reason, stop.message) if by_money or (
+        stop.generation == run.metadata.generation
+    ) else None  # fmt: skip
 
 
 def _crash_loop(

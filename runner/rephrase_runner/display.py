@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rephrase_api.progress import Progress
+from rephrase_api.words import duration
 
 _PLAIN_SECONDS = 10
 
@@ -36,18 +37,6 @@ def eta(progress: Progress) -> str:
     left = progress.samples.expected - progress.samples.finished
     rate = progress.rates.documents_per_second * keys
     return "" if rate <= 0 or left <= 0 else duration(left / rate)
-
-
-def duration(seconds: float) -> str:
-    """``45s``, ``12m30s``, ``4h12m`` or ``3d04h``."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def line(progress: Progress) -> str:

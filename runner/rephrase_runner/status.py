@@ -6,7 +6,8 @@ from rich.table import Table
 
 from rephrase_api import progress as api
 from rephrase_api.errors import InvalidSpec
-from rephrase_runner.display import duration, eta
+from rephrase_api.words import duration
+from rephrase_runner.display import eta
 from rephrase_runner.ledger import Ledger, read_spec
 from rephrase_runner.store import Store
 from rephrase_runner.watch import Watch, final_progress

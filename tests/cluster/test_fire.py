@@ -221,7 +221,7 @@ def test_a_silent_node_gets_a_substitute_and_its_zombie_does_no_harm(
     runs: Runs, add_node: AddNode
 ) -> None:
     silent = add_node("silent")
-    runs.apply(model=SLOW, workers={"max": 1})
+    runs.apply(model=SLOWER, workers={"max": 1})
     wait_running(runs, 1)
     add_node("other")
 

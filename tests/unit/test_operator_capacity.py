@@ -1,7 +1,9 @@
 """Which pools are passed over, and how workers are spread over the others."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,9 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rephrase_api.v1alpha1.status import PoolStatus, RephraseRunStatus, WorkersStatus
-from rephrase_operator.capacity import Stockout, by_priority, spread, stockouts
+from rephrase_operator.capacity import Stockout, by_priority, dearer, spread, stockouts
 from rephrase_operator.observed import Observed
-from support.looks import NOW, a_job, a_pending_pod, a_pod, a_run, ago, observed, two_pools
+from rephrase_operator.scaling import Pace
+from support.looks import (
+    NOW,
+    a_job,
+    a_pending_pod,
+    a_pod,
+    a_progress,
+    a_run,
+    ago,
+    at_work,
+    observed,
+    two_pools,
+    with_driver,
+)
 
 PATIENT = two_pools({"fallbackAfterSeconds": 900}, {}, max=4)
 
@@ -75,14 +90,96 @@ def test_each_stockout_in_a_row_is_longer_up_to_an_hour() -> None:
     ]
 
 
-def test_a_pool_that_gave_a_node_since_is_forgiven() -> None:
-    last = remembered(spot=Stockout(3, ago(60)))
+@pytest.mark.parametrize(
+    ("scheduled", "forgiven"),
+    [(1300, False), (1199, False), (1201, True)],
+    ids=["before the pause was over", "taken away too soon", "kept as long as the pause"],
+)
+def test_a_pool_that_let_a_node_be_for_as_long_as_its_pause_is_forgiven(
+    scheduled: float, *, forgiven: bool
+) -> None:
+    last = Stockout(3, ago(1250))
     job = a_job(0, pool="spot")
+    there = observed([job], [a_pod(job, scheduled=ago(scheduled))])
 
-    assert found(observed([job], [a_pod(job, scheduled=ago(61))]), last) == {
-        "spot": Stockout(3, ago(60))
-    }
-    assert found(observed([job], [a_pod(job, scheduled=ago(59))]), last) == {}
+    assert found(there, remembered(spot=last)) == ({} if forgiven else {"spot": last})
+
+
+def test_where_time_presses_or_an_autoscaler_has_said_no_the_patience_is_a_minute() -> None:
+    job = a_job(0, pool="spot", created=ago(61))
+    pod = a_pending_pod(job, created=ago(61))
+    told = {pod.uid: "InsufficientCapacityError: all requested instance types were unavailable"}
+    refused = {job.uid: 'pods "x" is forbidden: exceeded quota: gpus'}
+
+    assert found(waiting(61)) == {}
+    assert found(observed([job], [pod], None, told)) == {"spot": after(300)}
+    assert found(observed([job], [], None, refused)) == {"spot": after(300)}
+    late = stockouts(a_run(**PATIENT), RephraseRunStatus(), waiting(61), now=NOW, in_time=False)
+    assert late == {"spot": after(300)}
+
+
+# -- moving to a cheaper pool --
+
+CHEAP = {"spot": Decimal(2), "od": Decimal(4)}
+LONG = Pace(work=3 * 36_000, tail=60, start=300, workers=3)
+
+
+def three_workers(*pools: str, loading: str = "") -> Observed:
+    """Workers at work in these pools, and one of `loading` that is not there yet."""
+    jobs = [a_job(slot, pool=pool) for slot, pool in enumerate(pools)]
+    pods = [a_pod(job) for job in jobs]
+    more = [a_job(9, pool=loading)] if loading else []
+    return with_driver([*jobs, *more], pods, a_progress(workers=at_work(*pods)))
+
+
+@pytest.mark.parametrize(
+    ("there", "short", "prices", "pace", "expected"),
+    [
+        (three_workers("od", "od", "od"), {}, CHEAP, LONG, "od"),
+        (three_workers("od", "od", "od"), {"spot": Stockout(1, ago(1))}, CHEAP, LONG, "od"),
+        (three_workers("od", "od", "od"), {"spot": after(9)}, CHEAP, LONG, None),
+        (three_workers("od", "od", loading="spot"), {}, CHEAP, LONG, None),
+        (three_workers("spot", "spot", "spot"), {}, CHEAP, LONG, None),
+        (three_workers("od", "od", "od"), {}, {"spot": Decimal(2)}, LONG, None),
+        (three_workers("od", "od", "od"), {}, {**CHEAP, "od": Decimal(2)}, LONG, None),
+        (three_workers("od", "od", "od"), {}, CHEAP, None, None),
+        (three_workers("od", "od", "od"), {}, CHEAP, replace(LONG, work=1500), None),
+    ],
+    ids=[
+        "there is a cheaper pool",
+        "which is tried again after its pause",
+        "and not before",
+        "one after the other",
+        "nobody is in a dearer one",
+        "a price is unknown",
+        "nothing is saved",
+        "the rate is unknown",
+        "the end is near",
+    ],
+)
+def test_one_worker_at_a_time_is_moved_to_a_cheaper_pool_if_that_pays(
+    there: Observed,
+    short: dict[str, Stockout],
+    prices: dict[str, Decimal],
+    pace: Pace | None,
+    expected: str | None,
+) -> None:
+    run = a_run(**two_pools({}, {}, max=4))
+
+    assert dearer(run, there, short, prices=prices, pace=pace, now=NOW) == expected
+
+
+def test_no_worker_is_moved_where_the_deadline_needs_all() -> None:
+    there = three_workers("od", "od", "od")
+    two_thirds = LONG.finish_seconds(2)
+
+    def moved(seconds: float) -> str | None:
+        deadline = {"deadline": (NOW + timedelta(seconds=seconds)).isoformat()}
+        run = a_run(scaling=deadline, **two_pools({}, {}, max=4))
+        return dearer(run, there, {}, prices=CHEAP, pace=LONG, now=NOW)
+
+    assert moved(two_thirds - 1) is None
+    assert moved(two_thirds + 1) == "od"
 
 
 @pytest.mark.parametrize(

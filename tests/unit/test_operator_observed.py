@@ -67,6 +67,13 @@ def test_a_job_is_complete_as_soon_as_it_is_decided() -> None:
         assert job.ended == datetime(2026, 11, 23, 9, tzinfo=UTC)
 
 
+def test_a_job_that_its_queue_let_go_on_says_since_when() -> None:
+    resumed = job_seen(a_job_body(conditions=[a_condition("Suspended", "JobResumed", "False")]))
+
+    assert resumed.resumed == datetime(2026, 11, 23, 9, tzinfo=UTC)
+    assert job_seen(a_job_body()).resumed is None
+
+
 def test_a_job_has_failed_before_its_last_pod_is_gone() -> None:
     sentence = (
         "Container worker for pod team/x failed with exit code 64 matching FailJob rule at index 1"
@@ -225,7 +232,11 @@ def test_the_end_of_a_pod_means(
 
 
 @pytest.mark.parametrize("code", [75, 143, 137, 1])
-@pytest.mark.parametrize("job", [None, a_job(deleting=True), a_job(suspended=True)])
+@pytest.mark.parametrize(
+    "job",
+    [None, a_job(deleting=True), a_job(suspended=True), a_job(resumed=ago(5))],
+    ids=["gone", "deleted", "held back", "held back and let go on"],
+)
 def test_the_end_of_a_pod_whose_job_is_deleted_or_held_back_was_wanted(
     code: int, job: JobSeen | None
 ) -> None:

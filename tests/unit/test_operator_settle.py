@@ -1,5 +1,6 @@
 """What ended pods used and why, counted once."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from rephrase_api.v1alpha1.status import (
     SettledPool,
     StopStatus,
 )
-from rephrase_operator.observed import Ending, Observed
+from rephrase_operator.observed import Ending, JobSeen, Observed, PodSeen
 from rephrase_operator.settle import MAX_SETTLING, Settlement, seconds_by_pool, settle
 from support.looks import (
     NOW,
@@ -18,9 +19,11 @@ from support.looks import (
     a_job,
     a_pod,
     a_preempted_pod,
+    a_progress,
     ago,
     an_ended_pod,
     observed,
+    with_driver,
 )
 
 NOTHING = RephraseRunStatus()
@@ -147,3 +150,46 @@ def test_a_failure_has_its_job_one_word_and_a_sentence(
     assert (failure.worker, failure.reason) == ("run-w007-2", expected)
     assert 0 < len(failure.message) <= 1024
     assert failure.time == pod.finished
+
+
+# -- pods that nobody saw --
+
+
+def reported(seconds: float, *jobs: JobSeen, pods: Sequence[PodSeen] = ()) -> Observed:
+    """What is there beside a ledger in which workers reported so many GPU seconds."""
+    return with_driver(jobs, pods, a_progress(gone={"gpuSeconds": seconds}))
+
+
+def test_what_the_ledger_holds_before_the_first_worker_is_not_this_run_s() -> None:
+    fresh = RephraseRunStatus()
+
+    assert settle(fresh, with_driver(), now=NOW).inherited == 0
+    assert settle(fresh, reported(5000), now=NOW).inherited == 5000
+    assert settle(fresh, reported(5000, a_job()), now=NOW).inherited is None
+    known = RephraseRunStatus(inherited_gpu_seconds=7)
+    assert settle(known, reported(5000), now=NOW).inherited == 7
+
+
+@pytest.mark.parametrize(
+    ("inherited", "more", "expected"),
+    [(0, 1500, 1500 - 600), (0, 650, 0), (800, 1500, 0), (None, 1500, 0)],
+    ids=["unseen", "clocks that differ", "of an earlier run", "nobody knows"],
+)
+def test_gpu_seconds_that_were_reported_and_not_seen_are_charged_once(
+    inherited: float | None, more: float, expected: float
+) -> None:
+    job = a_job()
+    live = a_pod(job, scheduled=ago(600))
+    before = RephraseRunStatus(inherited_gpu_seconds=inherited)
+    there = reported(more, job, pods=[live])
+
+    first = settle(before, there, now=NOW, unseen_in="default")
+    again = settle(
+        before.model_copy(update={"settled": tuple(first.pools.values())}),
+        there,
+        now=NOW,
+        unseen_in="default",
+    )
+
+    assert sum(pool.gpu_seconds for pool in first.pools.values()) == expected
+    assert again.pools == first.pools

@@ -22,6 +22,7 @@ from rephrase_operator.conditions import phase, refused_status
 from rephrase_operator.look import Look
 from rephrase_operator.observed import Ending, Observed
 from rephrase_operator.plan import Plan, plan
+from rephrase_operator.scaling import Pace
 from rephrase_operator.settle import MAX_SETTLING
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import Event, changes, events, interruptions
@@ -226,6 +227,8 @@ def test_a_run_is_suspended_when_no_worker_is_left(
     [
         ({}, 3600, "1", ("False", "NoBudget")),
         ({"budget": {"amount": "2"}}, 3600, "1", ("False", "BelowBudget")),
+        ({"budget": {"amount": "1.25"}}, 3600, "1", ("False", "BudgetNearlyExhausted")),
+        ({"budget": {"amount": "1.26"}}, 3600, "1", ("False", "BelowBudget")),
         ({"budget": {"amount": "1"}}, 3600, "1", ("True", "BudgetExhausted")),
         ({"budget": {"amount": "1"}}, 3600, None, ("Unknown", "CostUnknown")),
         ({"budget": {"amount": "0"}}, 3600, None, ("True", "BudgetExhausted")),
@@ -243,23 +246,47 @@ def test_the_budget_is_told(
     assert said(look, "BudgetExhausted") == expected
 
 
+PACE = Pace(work=7200, tail=0, start=300, workers=2)  # an hour for the two of them
+
+
 @pytest.mark.parametrize(
-    ("deadline", "rate", "expected"),
+    ("deadline", "pace", "expected", "message"),
     [
-        (None, 1, ("False", "NoDeadline")),
-        ("2026-11-23T12:01:00Z", 0, ("Unknown", "NoThroughput")),
-        ("2026-11-23T13:00:00Z", 100, ("False", "OnTrack")),
-        ("2026-11-23T12:01:00Z", 100, ("True", "BehindDeadline")),
-        ("2026-11-23T13:00:00Z", 1e-9, ("True", "BehindDeadline")),  # in a hundred thousand years
+        (None, PACE, ("False", "NoDeadline"), "no deadline"),
+        ("12:10", None, ("Unknown", "NoThroughput"), "no throughput yet"),
+        ("13:00", PACE, ("False", "OnTrack"), "with up to 4 workers it ends 27m30s before it"),
+        (
+            "12:20",
+            PACE,
+            ("True", "BehindDeadline"),
+            "with all 4 workers it will miss the deadline by 12m30s; set spec.workers.max to 8, or "
+            "spec.scaling.deadline 12m30s later",
+        ),
+        (
+            "12:04",
+            PACE,
+            ("True", "BehindDeadline"),
+            "with all 4 workers it will miss the deadline by 28m30s; set spec.scaling.deadline 28m30s "
+            "later; more workers would start too late",
+        ),
+        (
+            "11:50",
+            PACE,
+            ("True", "BehindDeadline"),
+            "the deadline passed 10m00s ago; it will miss it by 42m30s",
+        ),
+        ("11:50", None, ("True", "BehindDeadline"), "the deadline passed 10m00s ago"),
+        ("13:00", replace(PACE, work=1e13), ("True", "BehindDeadline"), "more workers"),
     ],
 )
-def test_the_deadline_is_told(deadline: str | None, rate: float, expected: tuple[str, str]) -> None:
-    progress = a_progress(100, 50, rates={"documentsPerSecond": rate})
-    run = a_run(scaling={"deadline": deadline})
+def test_the_deadline_is_told_with_what_would_help(
+    deadline: str | None, pace: Pace | None, expected: tuple[str, str], message: str
+) -> None:
+    scaling = {"deadline": f"2026-11-23T{deadline}:00Z"} if deadline else {}
+    look = a_look(run=a_run(scaling=scaling), observed=with_driver(), pace=pace)
 
-    assert (
-        said(a_look(run=run, observed=with_driver(progress=progress)), "DeadlineAtRisk") == expected
-    )
+    assert said(look, "DeadlineAtRisk") == expected
+    assert message in one(status_of(look), "DeadlineAtRisk").message
 
 
 def again(look: Look, times: int) -> list[RephraseRunStatus]:

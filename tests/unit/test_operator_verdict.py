@@ -42,6 +42,7 @@ def judged(
     *,
     refused: Cause | None = None,
     spent: str = "0",
+    reserve: str = "0",
 ) -> Verdict:
     return judge(
         run,
@@ -50,6 +51,7 @@ def judged(
         refused=refused,
         failures=settle(status, found, now=NOW).failures,
         spent=Decimal(spent),
+        reserve=Decimal(reserve),
         template_hashes={"": "now", "default": "now"},
         settings=SETTINGS,
     )
@@ -235,6 +237,24 @@ def test_a_budget_is_spent_when_its_last_cent_is_until_it_is_raised() -> None:
     assert said(judged(a_run(), there, before, spent="10")) == GOES_ON
     nothing = a_run(scaling={"budget": {"amount": "0"}})
     assert said(judged(nothing, there)) == ("stopped", "BudgetExhausted")
+
+
+def test_a_run_stops_while_its_money_still_covers_the_drain_and_stays_so_until_it_is_raised() -> (
+    None
+):
+    run, there = a_run(scaling=BUDGET), with_driver()
+    edited, raised = (
+        a_run(generation=2, scaling={"budget": {"amount": amount}}) for amount in ("10", "10.01")
+    )
+    stop = StopStatus(reason="BudgetExhausted", generation=1, budget="10")
+    stopped = RephraseRunStatus(stop=stop)
+
+    assert said(judged(run, there, spent="9.5", reserve="0.49")) == GOES_ON
+    assert said(judged(run, there, spent="9.5", reserve="0.50")) == ("stopped", "BudgetExhausted")
+    assert said(judged(run, there, stopped, spent="9.6")) == ("stopped", "BudgetExhausted")
+    assert said(judged(edited, there, stopped, spent="9.6")) == ("stopped", "BudgetExhausted")
+    assert said(judged(raised, there, stopped, spent="9.6")) == GOES_ON
+    assert said(judged(a_run(generation=2), there, stopped, spent="9.6")) == GOES_ON
 
 
 def test_a_budget_may_fail_the_run() -> None:

@@ -88,6 +88,7 @@ class Reason(StrEnum):
     LIMIT_EXCEEDED = "LimitExceeded"
 
     BUDGET_EXHAUSTED = "BudgetExhausted"
+    BUDGET_NEARLY_EXHAUSTED = "BudgetNearlyExhausted"
     BELOW_BUDGET = "BelowBudget"
     NO_BUDGET = "NoBudget"
     COST_UNKNOWN = "CostUnknown"
@@ -171,7 +172,7 @@ REASONS: Mapping[ConditionType, Mapping[ConditionStatus, tuple[Reason, ...]]] = 
     },
     _C.BUDGET_EXHAUSTED: {
         _S.TRUE: (_R.BUDGET_EXHAUSTED,),
-        _S.FALSE: (_R.BELOW_BUDGET, _R.NO_BUDGET),
+        _S.FALSE: (_R.BELOW_BUDGET, _R.BUDGET_NEARLY_EXHAUSTED, _R.NO_BUDGET),
         _S.UNKNOWN: (_R.COST_UNKNOWN,),
     },
     _C.DEADLINE_AT_RISK: {

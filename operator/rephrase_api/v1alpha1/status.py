@@ -1,8 +1,9 @@
 """The status of a `RephraseRun`: what the operator observed. Written by the operator only.
 
 Its size does not grow with the corpus or with the number of workers. Everything but `settled`,
-`settling` and `stop` can be rebuilt from Jobs, pods and the ledger. All fields are optional, and strings that
-later versions may extend are no enumerations, so that an older operator can read a newer status.
+`settling`, `inheritedGPUSeconds`, `scaling` and `stop` can be rebuilt from Jobs, pods and the ledger. All
+fields are optional, and strings that later versions may extend are no enumerations, so that an older operator
+can read a newer status.
 """
 
 from typing import Annotated
@@ -159,6 +160,21 @@ class WorkersStatus(Model):
     """Nodes that workers keep away from for a while."""
 
 
+class ScalingStatus(Model):
+    """How many workers were decided on, and why."""
+
+    target: Count | None = None
+    """Workers that were decided on; fewer units, pools or nodes may allow fewer."""
+    changed_time: AwareDatetime | None = None
+    """When the target last changed. Absent: it never did."""
+    direction: Word | None = None
+    """Up or Down: how it changed then. Absent: it never did."""
+    reason: Word | None = None
+    """What decided: Maximum, Deadline, Measuring, StartUp or Minimum."""
+    message: Text = ""
+    """Why, for people. Default: empty."""
+
+
 class PoolCost(Model):
     """What one pool cost."""
 
@@ -270,6 +286,8 @@ class StopStatus(Model):
     """Why, for people. Default: empty."""
     generation: Count | None = None
     """Generation of the spec it was found under; one that no field shows ends with the next one."""
+    budget: Amount | None = None
+    """Budget it was found under; a larger one ends it. Absent: it is no matter of money."""
 
 
 class RephraseRunStatus(Model):
@@ -296,6 +314,8 @@ class RephraseRunStatus(Model):
     """Speed of the run."""
     workers: WorkersStatus | None = None
     """Workers of the run."""
+    scaling: ScalingStatus | None = None
+    """How many workers were decided on, and why."""
     disruptions: Count | None = None
     """Pods lost to preemption and eviction; they use up no retries."""
     worker_failures: Count | None = None
@@ -318,6 +338,9 @@ class RephraseRunStatus(Model):
     """Why the run must have no workers. Absent: it may have some."""
     settled: Annotated[tuple[SettledPool, ...], Field(max_length=64), Unique("name")] = ()
     """What the pods used that are gone: the one thing here that cannot be observed again."""
+    inherited_gpu_seconds: Rate | None = None
+    """GPU seconds that the ledger held before the first worker of this object: those of earlier ones
+    with the same output, which this one does not pay for. Absent: unknown."""
     settling: Annotated[
         tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=1024), Unique()
     ] = ()
