@@ -30,7 +30,7 @@ from rephrase_api.v1alpha1.workers import Pool
 
 N = TypeVar("N", float, Decimal)
 EFFICIENCY = (0.4, 0.5, 1.0)
-"""Of a run against the table's benchmark: bad, likely, good. The authors' own runs had 0.4 in the middle."""
+"""Of a run against the table: bad, likely, good. Eight runs of the authors had 0.40 in the middle."""
 START_SECONDS = (30.0, 64.0, 180.0)
 """From a worker's start to its first token, of small models: compile cache shared, none, slow."""
 RUN_A_CANARY = "run a canary"

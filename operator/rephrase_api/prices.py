@@ -10,7 +10,7 @@ is the value of one key.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -45,6 +45,7 @@ class PoolPrices:
         currency: of all of them: the budget's.
         known: by pool.
         sources: where each of them stands.
+        listed: pools whose price is the list's.
         unknown: why there is none, in one sentence, for every other pool.
     """
 
@@ -52,6 +53,7 @@ class PoolPrices:
     known: Mapping[str, Decimal] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    listed: Collection[str] = ()
 
 
 def parse_prices(text: str, *, where: str) -> PriceList:
@@ -97,7 +99,8 @@ def pool_prices(spec: RephraseRunSpec, prices: PriceList | None) -> PoolPrices:
         elif prices is not None:
             known[pool.name] = prices.prices[_key(pool)]
             sources[pool.name] = f"{'/'.join(_key(pool))} in the price list of {prices.date}"
-    return PoolPrices(currency, known, sources, unknown)
+    own = {pool.name for pool in spec.pools() if pool.price_per_gpu_hour is not None}
+    return PoolPrices(currency, known, sources, unknown, known.keys() - own)
 
 
 def _key(pool: Pool) -> tuple[str, CapacityType]:
