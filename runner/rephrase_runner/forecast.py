@@ -120,7 +120,7 @@ async def forecast(run: RephraseRun, prices: PriceList | None) -> Forecast:
     )
     total = sum(unit.rows for unit in units)
     documents, left = _documents(spec.source, found, total), len(units)
-    if begun is not None:
+    if begun is not None and begun.progress.units.planned:
         documents, left = _left(begun.progress, documents)
     shape = Shape(spec, documents, left)
     shown = _measured(spec, begun)
@@ -178,19 +178,18 @@ def _documents(source: Source, found: Scan, rows: int) -> Figure[float]:
 
 
 def _left(progress: api.Progress, planned: Figure[float]) -> tuple[Figure[float], int]:
-    """Documents and units that a run which has begun still has to do."""
-    seen, units = progress.documents, progress.units
-    if not units.planned:
-        return planned, 0 if progress.finished else 1
-    rows = seen.total - seen.done
+    """Documents and units that a run which is planned still has to do."""
+    seen = progress.documents
+    units = progress.units.planned - progress.units.committed
     if not seen.done:
-        return planned, units.planned - units.committed
+        return planned, units
+    rows = seen.total - seen.done
     share = 1 - seen.filtered / seen.done
     source = f"{rows:,} rows left of {seen.total:,}"
     if seen.filtered:
         source += f", of which {share:.1%} fit filters and sample so far"
     basis = Basis.RUN if seen.filtered else Basis.COUNTED
-    return Figure.exactly(rows * share, basis, source), units.planned - units.committed
+    return Figure.exactly(rows * share, basis, source), units
 
 
 def _measured(spec: RephraseRunSpec, begun: _Begun | None) -> dict[str, Measured]:

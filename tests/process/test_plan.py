@@ -112,6 +112,21 @@ def test_of_a_complete_run_nothing_is_left(undisturbed: Laptop) -> None:
     assert likely(found["pools"][0], "seconds")[0] == 0
 
 
+def test_a_run_that_came_no_further_than_its_spec_is_planned_as_a_new_one(
+    laptop: Laptop, undisturbed: Laptop
+) -> None:
+    laptop.source.symlink_to(undisturbed.source)
+    laptop.manifest.write_text(undisturbed.manifest.read_text())
+    (laptop.output / "_run").mkdir(parents=True)
+    spec = undisturbed.output / "_run" / "spec.json"
+    (laptop.output / "_run" / "spec.json").write_bytes(spec.read_bytes())
+
+    found = planned(laptop)
+
+    assert (found["units"], likely(found, "documents")) == (20, (800, "counted"))
+    assert found["failedShare"] is None
+
+
 def test_the_output_of_another_run_is_refused_as_it_would_be_when_run(
     laptop: Laptop, undisturbed: Laptop
 ) -> None:
