@@ -7,6 +7,7 @@ number.
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -68,10 +69,26 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 
 def load_one(text: str) -> object:
-    """The one document of `text`.
+    """The one run in `text`.
 
     Raises:
         NotOneDocument: the text is empty, is not YAML, or holds several documents.
+    """
+    documents = load_all(text)
+    if not documents:
+        raise NotOneDocument("the file is empty; write a RephraseRun, see examples/quickstart.yaml")
+    if len(documents) > 1:
+        raise NotOneDocument(
+            f"must hold one run, got {len(documents)} documents; put each into a file of its own"
+        )
+    return documents[0]
+
+
+def load_all(text: str) -> list[object]:
+    """The documents of `text` that hold anything.
+
+    Raises:
+        NotOneDocument: it is not YAML.
     """
     try:
         found = yaml.load_all(text, Loader=_Loader)
@@ -85,10 +102,22 @@ def load_one(text: str) -> object:
         raise NotOneDocument(f"not YAML: {' '.join(str(error).split())}") from error
     except (ValueError, RecursionError) as error:  # of json: a reference to itself
         raise NotOneDocument("an anchor holds itself; write the values out") from error
-    if not documents:
-        raise NotOneDocument("the file is empty; write a RephraseRun, see examples/quickstart.yaml")
-    if len(documents) > 1:
-        raise NotOneDocument(
-            f"must hold one run, got {len(documents)} documents; put each into a file of its own"
-        )
-    return documents[0]
+    return documents
+
+
+def line_of(text: str, path: Sequence[str]) -> int:
+    """The line, from 1, on which a key stands in the one document of `text`; of the nearest one above it
+    that is there.
+
+    Args:
+        text: what `load_all` could read.
+        path: keys of mappings, from the outermost one in.
+    """
+    node, line = yaml.compose(text, Loader=_Loader), 1
+    for key in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next((pair for pair in pairs if pair[0].value == key), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

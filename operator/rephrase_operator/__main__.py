@@ -50,12 +50,12 @@ def main() -> int:
     logs.configure("Info")
     try:
         settings = Settings.from_environment(os.environ)
+        handlers = Handlers(settings)
     except RephraseError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)
     logs.configure(settings.log_level)
     _quiet_kopf()
-    handlers = Handlers(settings)
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
     handlers.register(registry)

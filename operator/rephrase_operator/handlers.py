@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import kopf
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from rephrase_api import names
 from rephrase_api.errors import InvalidSpec
 from rephrase_api.manifest import problems_of
+from rephrase_api.prices import PoolPrices, pool_prices
 from rephrase_api.semantic import canonical_uri
 from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
@@ -31,6 +31,7 @@ from rephrase_operator.look import decide
 from rephrase_operator.metrics import Metrics
 from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
 from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker
+from rephrase_operator.price_file import PriceFile
 from rephrase_operator.settings import Settings
 from rephrase_operator.status import status_of
 from rephrase_operator.transitions import Event, changes, events, interruptions, is_urgent
@@ -72,11 +73,15 @@ class Handlers:
 
     Args:
         settings: the operator's.
+
+    Raises:
+        InvalidSpec: the price list cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._price_file = PriceFile(settings.prices)
         self._cluster = Cluster()
         self._drivers = DriverClient()
         self._memories: dict[str, Memory] = {}
@@ -213,7 +218,8 @@ class Handlers:
         )
         observed = await self._observe(run, memory, jobs.get(key, ()), pods.get(key, ()))
         now = _now()
-        refused = None if over else _refusal(run, key, outputs)
+        prices = self.prices_of(run)
+        refused = None if over else _refusal(run, key, outputs, prices)
         if refused is None and not over:
             refused = await self._checked(run, memory, now)
         look = decide(
@@ -221,7 +227,7 @@ class Handlers:
             before,
             observed,
             refused=refused,
-            prices=prices_of(run),
+            prices=prices.known,
             template_hashes=hashes,
             settings=self.settings,
             now=now,
@@ -241,6 +247,12 @@ class Handlers:
             budget=(budget.amount, budget.currency) if budget is not None else None,
             deadline=deadline.timestamp() if deadline is not None else None,
         )
+
+    def prices_of(self, run: RephraseRun) -> PoolPrices:
+        """What is known of the prices of a run's pools, by its spec and the price list as it is now."""
+        found = pool_prices(run.spec, self._price_file.current())
+        self.metrics.price_list_refused.set(self._price_file.refused)
+        return found
 
     async def _observe(
         self,
@@ -450,27 +462,18 @@ def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
     return Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
 
 
-def prices_of(run: RephraseRun) -> dict[str, Decimal]:
-    """Prices of a GPU hour, by pool, where known."""
-    return {
-        pool.name: Decimal(pool.price_per_gpu_hour)
-        for pool in run.spec.pools()
-        if pool.price_per_gpu_hour is not None
-    }
-
-
-def _refusal(run: RephraseRun, key: Key, outputs: Mapping[str, Iterable[Claim]]) -> Cause | None:
+def _refusal(
+    run: RephraseRun, key: Key, outputs: Mapping[str, Iterable[Claim]], prices: PoolPrices
+) -> Cause | None:
     """Why the spec is not accepted, as far as the API server's schema could not tell."""
     if problems := problems_of(run):
         return Cause(Reason.INVALID_SPEC, "; ".join(problems))
-    if run.spec.scaling.budget is not None:
-        missing = sorted({pool.name for pool in run.spec.pools()} - prices_of(run).keys())
-        if missing:
-            return Cause(
-                Reason.PRICE_MISSING,
-                "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
-                f"{', '.join(missing)}",
-            )
+    if run.spec.scaling.budget is not None and prices.unknown:
+        return Cause(
+            Reason.PRICE_MISSING,
+            "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
+            f"{', '.join(prices.unknown)}: {'; '.join(prices.unknown.values())}",
+        )
     same = sorted(outputs.get(canonical_uri(run.spec.output.uri), ()))
     if same and same[0][2] != key and any(one[2] == key for one in same):
         return Cause(

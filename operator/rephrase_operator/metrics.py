@@ -53,6 +53,11 @@ class Metrics:
             "When the last look at any run ended.",
             registry=self.registry,
         )
+        self.price_list_refused = Gauge(
+            "rephrase_operator_price_list_refused",
+            "1 while the price list's file cannot be used and the last good list is.",
+            registry=self.registry,
+        )
         self.api_requests = Counter(
             "rephrase_operator_actions_total",
             "Objects made and deleted, by action and result.",

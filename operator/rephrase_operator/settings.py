@@ -26,6 +26,7 @@ class Settings:
         host: address that probes and metrics listen on.
         health_port: port of `/healthz`; 0 = none.
         metrics_port: port of `/metrics`; 0 = none.
+        prices: file with the price list; empty = there is none.
     """
 
     runner_image: str = ""
@@ -37,6 +38,7 @@ class Settings:
     host: str = "0.0.0.0"  # noqa: S104 - the kubelet's and Prometheus' requests come from outside
     health_port: int = 8080
     metrics_port: int = 8081
+    prices: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -63,6 +65,7 @@ class Settings:
             metrics_port=int(
                 read.number("METRICS_PORT", default.metrics_port, least=0, most=65535)
             ),
+            prices=read.text("PRICES"),
         )
         if read.problems:
             raise Problems(read.problems, where="the operator's environment")

@@ -88,8 +88,12 @@ def _outcome() -> int:
 
 def read_manifest(path: Path) -> RephraseRun:
     """Read and check a manifest; its problems are all reported at once."""
+    return parse_run(_read_yaml(path), where=str(path))
+
+
+def _read_yaml(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidSpec(
             f"cannot be read: {error.strerror}", where=str(path), remedy="Name a YAML file."
@@ -98,7 +102,6 @@ def read_manifest(path: Path) -> RephraseRun:
         raise InvalidSpec(
             f"is not UTF-8 at byte {error.start}", where=str(path), remedy="Name a YAML file."
         ) from error
-    return parse_run(text, where=str(path))
 
 
 @app.command()
@@ -189,6 +192,35 @@ def validate(manifest: Manifest, as_json: JSON = False) -> int:
     say(f"{manifest}: valid")
     if ignored:
         say(f"only a cluster can honor: {', '.join(ignored)}")
+    return int(ExitCode.OK)
+
+
+@app.command()
+def plan(
+    manifest: Manifest,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Price list, for pools without a price.", metavar="PRICES.YAML"),
+    ] = None,
+    as_json: JSON = False,
+) -> int:
+    """Say what a run would take (tokens, GPU hours, money, time) without touching documents or model.
+
+    Reads the manifest, the source's listing and footers, and what the output holds; writes nothing.
+
+    Example: rephrase plan run.yaml --prices prices.yaml
+    """
+    from rephrase_api.prices import parse_prices
+    from rephrase_runner import forecast
+
+    found = read_manifest(manifest)
+    listed = None if prices is None else parse_prices(_read_yaml(prices), where=str(prices))
+    told = asyncio.run(forecast.forecast(found, listed))
+    if as_json:
+        say(json.dumps(forecast.plain(told)))
+    else:
+        for line in forecast.lines(told):
+            say(line)
     return int(ExitCode.OK)
 
 

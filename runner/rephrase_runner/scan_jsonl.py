@@ -1,10 +1,15 @@
-"""Planning of JSON lines: one streaming pass counts the lines and notes where units can begin."""
+"""Planning of JSON lines: one streaming pass counts the lines and notes where units can begin.
+
+JSON lines have no footer. An estimate that must read little tells their number from the head of each file.
+"""
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+from typing_extensions import override
 
 from rephrase_api.errors import InvalidSpec
 from rephrase_api.v1alpha1.source import Source
@@ -23,6 +28,9 @@ from rephrase_runner.source_jsonl import (
 from rephrase_runner.units import SourceFile
 
 _HEAD_BYTES = 16 << 20
+ESTIMATE_BYTES = 1 << 20
+"""Of each file that are read for an estimate. Of zstd the last block, up to 128 KiB of text, is lost."""
+_PIECE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,110 @@ class JsonlScan:
         for name, known in counted.kinds.items():
             self._kinds[name] = self._kinds.get(name, frozenset()) | known
         self._uri = self._uri or uri
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a file tells: `read` of its bytes hold what was counted."""
+
+    counted: Counted
+    read: int
+
+
+class JsonlHeads:
+    """Estimates lines from the head of each file; checks the same as `JsonlScan` does.
+
+    Args:
+        source: the spec.
+        first_lines: how many lines of each file to look into.
+    """
+
+    def __init__(self, source: Source, *, first_lines: int) -> None:
+        self._target = source.unit.target_documents
+        self._first_lines = first_lines
+        self._scan = JsonlScan(source, first_lines=first_lines)
+        self.exact = True
+        """Whether every file so far was read to its end."""
+
+    def look(self, raw: io.RawIOBase, name: str, on_chunk: Callable[[], None]) -> Head:
+        """Count the lines of a file's head.
+
+        Raises:
+            UnreadableFile: compressed, and damaged.
+        """
+        head = _Cut(raw, ESTIMATE_BYTES)
+        found = count(
+            _UpToCut(decompressed(head, compression_of(name)), head),
+            lines_per_start=self._target,
+            limit=None,
+            first_lines=self._first_lines,
+            on_chunk=on_chunk,
+        )
+        return Head(found, head.size)
+
+    def add(self, file: ListedFile, found: Head) -> SourceFile:
+        """Check one more file; its rows are estimated.
+
+        Raises:
+            InvalidSpec: not JSON lines, or no text column, or one that never holds a string.
+        """
+        rows, whole = found.counted.rows, found.read == file.size
+        if whole or found.counted.objects:  # else no line ends in the head, and nothing is known
+            self._scan.add(file, found.counted)
+        if not whole:
+            self.exact = False
+            rows = round((rows - 0.5) * file.size / found.read)  # the last line is cut somewhere
+        plain = compression_of(file.name) is None
+        starts = range(-(-rows // self._target))  # not where lines begin: an estimate reads no unit
+        return SourceFile(
+            file.uri,
+            file.name,
+            file.size,
+            file.etag,
+            rows=rows,
+            line_starts=starts if plain else None,
+            lines_per_start=self._target if plain else 0,
+        )
+
+    def kept(self) -> pa.Schema:
+        """The types of the kept columns, as far as the heads show them."""
+        return self._scan.kept()
+
+
+class _Cut(io.RawIOBase):
+    """The first bytes of a file, read at once."""
+
+    def __init__(self, raw: io.RawIOBase, size: int) -> None:
+        super().__init__()
+        self._left = memoryview(raw.read(size) or b"")
+        self.size = len(self._left)
+        self.is_cut = self.size == size
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+
+class _UpToCut:
+    """A decompressed stream that ends where its file was cut; in pieces, since the last one is lost."""
+
+    def __init__(self, stream: Readable, head: _Cut) -> None:
+        self._stream, self._head = stream, head
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._stream.read(min(size, _PIECE_BYTES))
+        except OSError:
+            if not self._head.is_cut:
+                raise
+            return b""
 
 
 def count(

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -36,7 +36,7 @@ from rephrase_runner.listing import (
     list_files,
 )
 from rephrase_runner.rows import Document, Problem, Status
-from rephrase_runner.scan_jsonl import JsonlScan
+from rephrase_runner.scan_jsonl import JsonlHeads, JsonlScan
 from rephrase_runner.scan_parquet import ParquetScan
 from rephrase_runner.source_jsonl import JsonlRows
 from rephrase_runner.source_parquet import ParquetRows
@@ -80,6 +80,7 @@ class Scan:
             makes it a string for the plan.
         unreadable: files left out under onUnreadableFile Skip.
         ignored: names of files in the folder that are not of the format.
+        exact: whether rows were counted; else they are estimated, and no unit can be read.
     """
 
     format: SourceFormat
@@ -87,6 +88,7 @@ class Scan:
     kept: pa.Schema
     unreadable: tuple[Unreadable, ...]
     ignored: tuple[str, ...]
+    exact: bool = True
 
 
 async def scan(
@@ -94,11 +96,18 @@ async def scan(
     *,
     storage: StorageOptions | None = None,
     progress: Callable[[ScanProgress], None] | None = None,
+    estimate: bool = False,
 ) -> Scan:
     """Find the files of `source`, check their columns, and count their rows.
 
     Parquet: footers only. JSON lines: one streaming pass. 16 files at a time, in memory that does
-    not grow with their size. `progress` is called in the event loop, a few times a second at most.
+    not grow with their size.
+
+    Args:
+        source: the spec.
+        storage: how to reach the store.
+        progress: called in the event loop, a few times a second at most.
+        estimate: read only the heads of files without a footer, and estimate their rows.
 
     Raises:
         InvalidSpec: no such source, nothing that fits, a column that is missing or of a wrong
@@ -111,6 +120,10 @@ async def scan(
     if listing.format is SourceFormat.PARQUET:
         return await _scan(ParquetScan(source), source, listing, storage, progress)
     lines = max(_LEAST_LINES, _INFERRED_LINES // len(listing.files))
+    if estimate:
+        heads = JsonlHeads(source, first_lines=lines)
+        found = await _scan(heads, source, listing, storage, progress)
+        return replace(found, exact=heads.exact)
     jsonl = JsonlScan(source, first_lines=lines)
     return await _scan(jsonl, source, listing, storage, progress)
 

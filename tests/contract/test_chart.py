@@ -13,6 +13,7 @@ import yaml
 
 from rephrase_api import names
 from rephrase_api.crd import FILE
+from rephrase_api.prices import parse_prices
 from rephrase_operator.settings import PREFIX, Settings
 from support.helm import CHART, RELEASE, ChartRefused, render, run
 
@@ -47,6 +48,13 @@ CASES: dict[str, dict[str, Any]] = {
         "podMonitor": {"enabled": True},
         "networkPolicy": {"enabled": True},
     },
+    "priced": {
+        "prices": {
+            "date": "2026-11-01",
+            "pricePerGPUHour": {"H100/Spot": "2.10", "H100/OnDemand": 3, "L4/Spot": 0.25},
+        }
+    },
+    "elsewhere": {"prices": {"configMap": "rephrase-prices"}},
     "everything": {
         "watchNamespaces": ["team-a", "team-b"],
         "imagePullPolicy": "Always",
@@ -99,7 +107,8 @@ INSTALLED = {
         f"RoleBinding team-a/{RELEASE}",
     ],
 }
-INSTALLED["digest"] = INSTALLED["default"]
+INSTALLED["digest"] = INSTALLED["elsewhere"] = INSTALLED["default"]
+INSTALLED["priced"] = [*INSTALLED["default"], f"ConfigMap {SYSTEM}-prices"]
 INSTALLED["cluster"] = [
     *INSTALLED["default"],
     f"NetworkPolicy {SYSTEM}",
@@ -139,6 +148,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown level": ({"logLevel": "info"}, "'Debug', 'Info', 'Warning', 'Error'"),
     "a privileged port": ({"ports": {"health": 80}}, "at '/ports/health'"),
     "a setting as variable": ({"extraEnv": [{"name": LOG_LEVEL}]}, "at '/extraEnv/0/name'"),
+    "prices of an unknown kind": (
+        {"prices": {"date": "2026-11-01", "pricePerGPUHour": {"H100/spot": "2"}}},
+        "'H100/spot' does not match pattern",
+    ),
+    "a price that is none": (
+        {"prices": {"date": "2026-11-01", "pricePerGPUHour": {"H100/Spot": "cheap"}}},
+        "at '/prices/pricePerGPUHour/H100~1Spot'",
+    ),
+    "prices of no date": ({"prices": {"pricePerGPUHour": {"H100/Spot": 2}}}, "at '/prices/date'"),
+    "prices here and elsewhere": (
+        {
+            "prices": {
+                "date": "2026-11-01",
+                "pricePerGPUHour": {"H100/Spot": 2},
+                "configMap": "rephrase-prices",
+            }
+        },
+        "at '/prices/configMap'",
+    ),
     "a monitor without its API": (
         {"podMonitor": {"enabled": True}},
         "podMonitor.enabled: the cluster has no monitoring.coreos.com/v1/PodMonitor",
@@ -325,6 +353,34 @@ def test_the_root_file_system_is_read_only_and_tmp_is_not() -> None:
     assert pod["containers"][0]["volumeMounts"] == mounts
 
 
+def test_the_price_list_is_a_file_that_the_operator_can_read() -> None:
+    data = the("ConfigMap", "priced", f"{RELEASE}-prices")["data"]
+
+    found = parse_prices(data["prices.yaml"], where="prices.yaml")
+
+    assert found.currency == "USD"
+    assert {"/".join(key): str(price) for key, price in found.prices.items()} == {
+        "H100/Spot": "2.10",
+        "H100/OnDemand": "3",
+        "L4/Spot": "0.25",
+    }
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("priced", f"{RELEASE}-prices"), ("elsewhere", "rephrase-prices")]
+)
+def test_the_price_list_is_mounted_as_a_folder_so_that_it_is_updated_in_place(
+    case: str, name: str
+) -> None:
+    pod = deployment(case)["spec"]["template"]["spec"]
+    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+
+    assert pod["volumes"][1] == {"name": "prices", "configMap": {"name": name}}
+    assert "subPath" not in mounts["prices"]
+    assert environment(case)[f"{PREFIX}PRICES"] == f"{mounts['prices']['mountPath']}/prices.yaml"
+    assert environment("default")[f"{PREFIX}PRICES"] == ""
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_only_the_operator_s_pod_gets_a_token(case: str) -> None:
     accounts = kind("ServiceAccount", case)
@@ -440,7 +496,7 @@ def test_the_operator_reaches_dns_the_api_server_and_drivers_only() -> None:
     [
         ("default", ["the RephraseRuns of all namespaces", "--all-namespaces --watch"]),
         ("namespaced", ["the namespaces team-a, team-b", "--namespace team-a --watch"]),
-        ("bare", ["crds.install is false"]),
+        ("bare", ["crds.install is false", "There is no price list"]),
     ],
 )
 def test_the_notes_say_what_is_next(case: str, words: list[str]) -> None:

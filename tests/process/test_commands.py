@@ -17,6 +17,7 @@ USAGE = {
     "run bytes.yaml": "error: bytes.yaml: is not UTF-8 at byte 0",
     "run run.yaml --wrokers 2": "No such option",
     "run run.yaml --workers 0": "--workers",
+    "plan none.yaml": "error: none.yaml: cannot be read",
     "validate none.yaml": "error: none.yaml: cannot be read",
     "verify": "Missing argument 'URI'",
     "verify ftp://host/output": "ftp",
@@ -52,6 +53,7 @@ def test_help_of_every_command_has_an_example_of_it(laptop: Laptop) -> None:
     commands = [
         "run",
         "validate",
+        "plan",
         "verify",
         "init",
         "driver",

@@ -1,6 +1,6 @@
 """A small S3 server that misbehaves on request: stores and answers wrongly, answers and does not store.
 
-Only what the ledger needs: PUT (also If-None-Match), GET, HEAD, DELETE and ListObjectsV2 of one bucket in
+Only what we need: PUT (also If-None-Match), GET (also Range), HEAD, DELETE and ListObjectsV2 of one bucket in
 memory. No signatures are checked. Faults are a script: each names how many of the next requests of a
 method it hits, and what happens to them.
 """
@@ -8,6 +8,7 @@ method it hits, and what happens to them.
 import asyncio
 import hashlib
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class ScriptedS3:
     objects: dict[str, tuple[bytes, datetime]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    sent: Counter[str] = field(default_factory=Counter)
+    """Bytes of bodies that were read, by key."""
     ignore_conditions: bool = False
 
     def count(self, method: str, key: str = "") -> int:
@@ -106,9 +109,17 @@ class ScriptedS3:
         headers = {
             "ETag": _etag(data),
             "Last-Modified": modified.strftime("%a, %d %b %Y %H:%M:%S GMT"),
-            "Content-Length": str(len(data)),
         }
-        return web.Response(body=b"" if request.method == "HEAD" else data, headers=headers)
+        status = 200
+        if "Range" in request.headers:
+            start, stop, _ = request.http_range.indices(len(data))
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+            data, status = data[start:stop], 206
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(len(data))
+            return web.Response(headers=headers)
+        self.sent[key] += len(data)
+        return web.Response(status=status, body=data, headers=headers)
 
     def _list(self, request: web.Request) -> web.Response:
         prefix = request.query.get("prefix", "")

@@ -81,6 +81,7 @@ def test_settings_are_read_from_the_environment_and_all_but_the_images_have_defa
         NAMESPACES="a, b,,",
         RECONCILE_SECONDS="0.5",
         CRASH_LOOP_FAILURES="3",
+        PRICES="/etc/prices.yaml",
         HEALTH_PORT="0",
         METRICS_PORT="9000",
         HOST="127.0.0.1",
@@ -88,7 +89,8 @@ def test_settings_are_read_from_the_environment_and_all_but_the_images_have_defa
     )
 
     assert found == Settings(
-        *("runner:1", "driver:1", ("a", "b"), 0.5, 3, "Debug", "127.0.0.1", 0, 9000)
+        *("runner:1", "driver:1", ("a", "b"), 0.5, 3, "Debug", "127.0.0.1", 0, 9000),
+        prices="/etc/prices.yaml",
     )
     assert read(**NEEDED) == Settings("runner:1", "driver:1")
 

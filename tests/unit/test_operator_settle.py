@@ -172,7 +172,7 @@ def test_what_the_ledger_holds_before_the_first_worker_is_not_this_run_s() -> No
 
 @pytest.mark.parametrize(
     ("inherited", "more", "expected"),
-    [(0, 1500, 1500 - 600), (0, 650, 0), (800, 1500, 0), (None, 1500, 0)],
+    [(0, 1500, 1500 - 600), (0, 650, 0), (900, 1500, 0), (None, 1500, 0)],
     ids=["unseen", "clocks that differ", "of an earlier run", "nobody knows"],
 )
 def test_gpu_seconds_that_were_reported_and_not_seen_are_charged_once(

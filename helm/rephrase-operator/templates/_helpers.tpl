@@ -13,6 +13,12 @@
 {{- default $created .Values.serviceAccount.name }}
 {{- end }}
 
+{{/* Name of the ConfigMap with the price list; empty if there is none. */}}
+{{- define "rephrase-operator.pricesConfigMap" -}}
+{{- $own := ternary (printf "%s-prices" (include "rephrase-operator.fullname" .)) "" (gt (len .Values.prices.pricePerGPUHour) 0) }}
+{{- default $own .Values.prices.configMap }}
+{{- end }}
+
 {{/* What never changes between upgrades, since a Deployment's selector may not. */}}
 {{- define "rephrase-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "rephrase-operator.name" . }}

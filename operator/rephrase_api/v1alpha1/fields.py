@@ -127,6 +127,7 @@ def _preserve_unknown_fields(schema: dict[str, Any]) -> None:
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+MONEY = r"^[0-9]{1,12}(\.[0-9]{1,6})?$"
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 DnsLabel = Annotated[
@@ -162,7 +163,7 @@ Money = Annotated[
     str,
     BeforeValidator(number_as_text),
     Field(max_length=20),
-    Matches(r"^[0-9]{1,12}(\.[0-9]{1,6})?$", "must be an amount, as in '500' or '1.95'"),
+    Matches(MONEY, "must be an amount, as in '500' or '1.95'"),
     IntOrString(minimum=0, maximum=999_999_999_999),
 ]
 Fraction = Annotated[

@@ -1,9 +1,11 @@
 import asyncio
 import gzip
+import hashlib
 import io
 import json
 import os
 import tracemalloc
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from hypothesis import strategies as st
 from rephrase_api.errors import InvalidSpec
 from rephrase_api.v1alpha1.source import Source, SourceFormat
 from rephrase_runner.columns import schema_from_text, schema_to_text
-from rephrase_runner.scan_jsonl import Counted, count
+from rephrase_runner.scan_jsonl import ESTIMATE_BYTES, Counted, count
 from rephrase_runner.source import Scan, ScanProgress, scan
+from rephrase_runner.units import plan_units
 
 
 def a_source(uri: Path, **changes: object) -> Source:
@@ -437,3 +440,69 @@ def test_a_schema_survives_as_text() -> None:
     assert schema_from_text(text).equals(schema)
     assert schema_from_text(text).metadata is None
     assert text == schema_to_text(schema_from_text(text))
+
+
+# -- estimating ----------------------------------------------------------------------------------
+
+
+def some_lines(number: int) -> bytes:
+    """Lines of different lengths that do not compress too well."""
+    texts = (hashlib.sha256(str(n).encode()).hexdigest() * (1 + n % 5) for n in range(number))
+    return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("a.jsonl", lambda data: data),
+        ("a.jsonl.gz", gzip.compress),
+        ("a.jsonl.zst", zstandard.ZstdCompressor().compress),
+    ],
+)
+async def test_lines_are_estimated_from_the_head_of_a_file(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / name).write_bytes(pack(some_lines(80_000)))
+    assert size_of(tmp_path / name) > 2 * ESTIMATE_BYTES
+
+    found = await scan(a_source(tmp_path, unit={"targetDocuments": 1000}), estimate=True)
+
+    assert not found.exact
+    assert found.files[0].rows == pytest.approx(80_000, rel=0.05)
+    units = list(plan_units(found.files, target_documents=1000))
+    assert len(units) == (pytest.approx(80, abs=4) if name == "a.jsonl" else 1)
+
+
+async def test_a_file_that_is_all_head_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(some_lines(100)))
+    (tmp_path / "b.jsonl").write_bytes(some_lines(101))
+
+    found = await scan(a_source(tmp_path), estimate=True)
+
+    assert found.exact
+    assert [file.rows for file in found.files] == [100, 101]
+
+
+async def test_a_line_longer_than_the_head_is_no_reason_to_refuse_its_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", {"text": "x" * 2 * ESTIMATE_BYTES}, {"text": "y"})
+
+    found = await scan(a_source(tmp_path), estimate=True)
+
+    assert not found.exact
+    assert found.files[0].rows >= 1
+
+
+async def test_an_estimate_refuses_what_a_scan_refuses(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", {"txet": "x"})
+    damaged = bytearray(gzip.compress(some_lines(100)))
+    damaged[40:80] = bytes(40)
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "a.jsonl.gz").write_bytes(damaged)
+
+    for source in (a_source(tmp_path / "a.jsonl"), a_source(folder)):
+        with pytest.raises(InvalidSpec) as estimated:
+            await scan(source, estimate=True)
+        with pytest.raises(InvalidSpec) as scanned:
+            await scan(source)
+        assert str(estimated.value) == str(scanned.value)
