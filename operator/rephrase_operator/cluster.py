@@ -20,6 +20,7 @@ _REQUEST_SECONDS = 15
 _MERGE = "application/merge-patch+json"
 _JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 _RUNS = f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}"
+_PODS = "/api/v1/namespaces/{namespace}/pods"
 _EVENTS = "/api/v1/namespaces/{namespace}/events"
 
 
@@ -147,6 +148,22 @@ class Cluster:
             await self._request("PATCH", path, {"status": status}, content_type=_MERGE)
         except Refused as refused:
             if refused.code != 404:
+                raise
+
+    async def annotate_pod(
+        self, namespace: str, name: str, uid: str, annotations: Mapping[str, str | None]
+    ) -> None:
+        """Set annotations of this very pod, or remove those that are None; fine if it is gone.
+
+        Raises:
+            Refused: the API server will not.
+        """
+        body = {"metadata": {"uid": uid, "annotations": annotations}}  # another uid is a conflict
+        path = f"{_PODS.format(namespace=namespace)}/{name}"
+        try:
+            await self._request("PATCH", path, body, content_type=_MERGE)
+        except Refused as refused:
+            if refused.code not in {404, 409}:
                 raise
 
     async def warning_of(self, namespace: str, uid: str) -> str:

@@ -30,7 +30,14 @@ from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.look import decide
 from rephrase_operator.metrics import Metrics
 from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
-from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker
+from rephrase_operator.plan import (
+    Action,
+    DeleteJob,
+    Plan,
+    PutOffStop,
+    StartDriver,
+    StartWorker,
+)
 from rephrase_operator.price_file import PriceFile
 from rephrase_operator.settings import Settings
 from rephrase_operator.status import status_of
@@ -331,6 +338,7 @@ class Handlers:
             attempt=action.attempt,
             start=action.start,
             avoid=action.avoid,
+            stop_at=action.stop_at,
             settings=self.settings,
         )
 
@@ -346,7 +354,7 @@ class Handlers:
     async def _carry_out(
         self,
         run: RephraseRun,
-        action: StartDriver | StartWorker | DeleteJob | DeleteRun,
+        action: Action,
         memory: Memory,
     ) -> bool:
         namespace, name = run.metadata.namespace or "", run.metadata.name
@@ -359,6 +367,10 @@ class Handlers:
                 await self._cluster.create_job(self._worker_job(run, action))
             elif isinstance(action, DeleteJob):
                 await self._cluster.delete_job(namespace, action.name, action.uid)
+            elif isinstance(action, PutOffStop):
+                until = action.until.isoformat() if action.until is not None else None
+                told = {names.STOP_AT_ANNOTATION: until}
+                await self._cluster.annotate_pod(namespace, action.pod, action.uid, told)
             else:
                 await self._cluster.delete_run(namespace, name, run.metadata.uid or "")
         except ComingAndGoing:

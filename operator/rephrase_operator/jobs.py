@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Any
 
 from rephrase_api import names
@@ -26,6 +27,7 @@ _USER = 65532
 _LEAVE_TAINTS = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 _LEAVE_SECONDS = 30
 _SECRETS = "/var/run/rephrase"
+_ABOUT_POD = "/var/run/rephrase/pod"
 _CACHE = "/cache"
 _MODELS = "/models"
 
@@ -39,6 +41,7 @@ def worker_job(
     start: int,
     settings: Settings,
     avoid: Sequence[str] = (),
+    stop_at: datetime | None = None,
 ) -> dict[str, Any]:
     """The Job of one worker.
 
@@ -50,6 +53,7 @@ def worker_job(
         start: unit to begin at.
         settings: the operator's.
         avoid: names of nodes to take last.
+        stop_at: when it drains by itself unless that is put off; None = never.
     """
     spec = run.spec
     model = names.label_value(spec.model.name or spec.model.uri or "")
@@ -118,10 +122,25 @@ def worker_job(
     _ours(template, names.WORKER)["env"] += [
         {"name": "REPHRASE_SLOT", "value": str(slot)},
         {"name": "REPHRASE_START", "value": str(start)},
+        {"name": "REPHRASE_STOP_AT_FILE", "value": f"{_ABOUT_POD}/stop-at"},
     ]
+    _mount_stop_time(template, stop_at)
     if avoid:
         _put_last(template["spec"], avoid)
     return job
+
+
+def _mount_stop_time(template: dict[str, Any], stop_at: datetime | None) -> None:
+    """An annotation as a file: the kubelet keeps it up to date, where a variable would be frozen."""
+    if stop_at is not None:
+        annotations = template["metadata"].setdefault("annotations", {})
+        annotations[names.STOP_AT_ANNOTATION] = stop_at.isoformat()
+    field = _field(f"metadata.annotations['{names.STOP_AT_ANNOTATION}']")
+    source = {"downwardAPI": {"items": [{"path": "stop-at", **field}]}}
+    _set_volume(template["spec"], "about-pod", source)
+    _ours(template, names.WORKER)["volumeMounts"].append(
+        {"name": "about-pod", "mountPath": _ABOUT_POD, "readOnly": True}
+    )
 
 
 def _put_last(pod: dict[str, Any], nodes: Sequence[str]) -> None:
@@ -363,7 +382,7 @@ def _container(
 
 
 _FROM_THE_POD = {"REPHRASE_POD_UID", "REPHRASE_NODE", "REPHRASE_HOST"}
-_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START"}
+_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_STOP_AT_FILE"}
 _CACHES = {
     "HOME": _CACHE,
     "HF_HOME": f"{_CACHE}/huggingface",

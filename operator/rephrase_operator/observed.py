@@ -94,6 +94,7 @@ class PodSeen:
         message: the sentence beside it: the scheduler's, the kubelet's, or the process's last words.
         gpus: its worker runs on.
         port: where it answers HTTP, 0 if nowhere.
+        stop_at: when it drains by itself; None if never.
         gone: it was deleted; this is how it was last seen.
     """
 
@@ -119,6 +120,7 @@ class PodSeen:
     gpus: int
     port: int
     started: datetime | None = None
+    stop_at: datetime | None = None
     gone: bool = False
 
     @property
@@ -266,6 +268,7 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         scheduled=_time(scheduled["lastTransitionTime"]) if scheduled is not None else None,
         finished=_end(status, ended),
         started=_time(begun) if (begun := state.get("running", {}).get("startedAt")) else None,
+        stop_at=_stop_at(meta),
         deletion=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         disruption=str(disruption.get("reason", "Disrupted")) if disruption is not None else "",
         exit_code=ended.get("exitCode"),
@@ -352,6 +355,15 @@ def _end(status: Mapping[str, Any], ended: Mapping[str, Any]) -> datetime | None
 def _owner(meta: Mapping[str, Any]) -> str:
     owners = meta.get("ownerReferences", [])
     return next((str(one["uid"]) for one in owners if one.get("controller")), "")
+
+
+def _stop_at(meta: Mapping[str, Any]) -> datetime | None:
+    """As the operator wrote it; what somebody else made of it counts as none, and is written anew."""
+    try:
+        found = _time(meta.get("annotations", {}).get(names.STOP_AT_ANNOTATION, ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _gpus(spec: Mapping[str, Any], role: str) -> int:
