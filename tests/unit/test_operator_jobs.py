@@ -34,8 +34,9 @@ def a_worker(
     stop_at: datetime | None = None,
 ) -> Object:
     found = next(one for one in run.spec.pools() if one.name == pool or not pool)
-    where = {"slot": slot, "attempt": attempt, "start": start}
-    return worker_job(run, found, **where, stop_at=stop_at, settings=SETTINGS)
+    return worker_job(
+        run, found, slot=slot, attempt=attempt, start=start, stop_at=stop_at, settings=SETTINGS
+    )
 
 
 def a_driver(run: RephraseRun) -> Object:
