@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -50,11 +50,13 @@ def running(runs: Runs) -> list[Object]:
     ]
 
 
-def wait_running(runs: Runs, count: int, *, but: str = "", within: float = 60) -> list[Object]:
-    """Wait until so many workers run, none of them on the node `but`."""
+def wait_running(
+    runs: Runs, count: int, *, but: Collection[str] = (), within: float = 60
+) -> list[Object]:
+    """Wait until so many workers run on other nodes than `but`."""
 
     def there() -> list[Object] | None:
-        found = [pod for pod in running(runs) if pod["spec"]["nodeName"] != but]
+        found = [pod for pod in running(runs) if pod["spec"]["nodeName"] not in but]
         return found if len(found) >= count else None
 
     return wait_until(there, f"{count} workers run", within=within)
@@ -189,7 +191,7 @@ def test_a_node_that_refuses_a_worker_is_taken_last(runs: Runs, add_node: AddNod
     (avoided,) = run["status"]["workers"]["avoidNodes"]
     (pod,) = wait_running(runs, 1)
     runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": {"max": 2}}})
-    wait_running(runs, 1, but=bad.name)
+    wait_running(runs, 1, but=[bad.name])
 
     assert counts(run) == (1, 0)
     assert avoided["name"] == bad.name
@@ -211,7 +213,7 @@ def test_a_node_on_which_workers_fail_again_and_again_is_taken_last(
     )
     add_node("good")
     runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": {"max": 2}}})
-    wait_running(runs, 1, but=bad.name)
+    wait_running(runs, 1, but=[bad.name])
 
     assert [node["name"] for node in run["status"]["workers"]["avoidNodes"]] == [bad.name]
     assert counts(runs.get())[1] == 2
@@ -226,7 +228,7 @@ def test_a_silent_node_gets_a_substitute_and_its_zombie_does_no_harm(
     add_node("other")
 
     silent.lose_network()
-    wait_running(runs, 1, but=silent.name, within=240)
+    wait_running(runs, 1, but=[silent.name], within=240)
     silent.regain_network()
     runs.namespace.patch("rephraseruns", "test", QUICK)
     run = runs.complete(within=180)
@@ -330,7 +332,7 @@ class Blows:
         self._own = own
         self._runs = runs
         self._name = name
-        self._dark = ""
+        self._spared: set[str] = set()
         self._nodes = {node.name: node for node in (self.add_node(number) for number in range(4))}
 
     def add_node(self, number: int) -> Node:
@@ -346,22 +348,20 @@ class Blows:
 
     @contextmanager
     def darkness(self) -> Iterator[None]:
-        """A worker's node is without power; not the driver's, and no other blow goes there."""
+        """A worker's node is without power; other blows spare it, and the node of the driver."""
         (driver,) = self._runs.pods("driver")
-        bright = driver["spec"]["nodeName"]
-        (pod, *_) = wait_running(self._runs, 1, but=bright, within=120)
-        node = self._nodes.pop(pod["spec"]["nodeName"])
+        self._spared = {driver["spec"]["nodeName"]}
+        node = self._nodes[self._worker()["spec"]["nodeName"]]
         node.lose_power()
-        self._dark = node.name
+        self._spared.add(node.name)
         try:
             yield
         finally:
             node.boot()
-            self._dark = ""
-            self._nodes[node.name] = node
+            self._spared = set()
 
     def kill_a_worker(self) -> None:
-        self._kill(lambda: self._worker()["metadata"]["name"], "worker")
+        self._kill(lambda: [self._worker()], "worker")
 
     def power_off_a_node(self) -> None:
         node = self._nodes[self._worker()["spec"]["nodeName"]]
@@ -374,8 +374,7 @@ class Blows:
         wait_until(lambda: not self._own.kubelet.pods_on(node), "it is gone")
 
     def kill_the_driver(self) -> None:
-        wait_until(lambda: self._runs.pods("driver"), "there is a driver", within=60)
-        self._kill(lambda: self._runs.pods("driver")[0]["metadata"]["name"], "driver")
+        self._kill(lambda: self._runs.pods("driver"), "driver")
 
     def kill_the_operator(self) -> None:
         self._own.operator.kill()
@@ -389,20 +388,21 @@ class Blows:
         plane.api_server.start()
         wait_until(lambda: answers(self._own.client), "the API server answers", within=60)
 
-    def _kill(self, pod: Callable[[], str], container: str) -> None:
+    def _kill(self, pods: Callable[[], list[Object]], container: str) -> None:
         """SIGKILL; what the API server still calls running may be gone from its node already."""
 
         def killed() -> bool:
-            try:
-                self._own.kubelet.run_out_of_memory(self._name, pod(), container)
-            except LookupError:
-                return False
-            return True
+            for pod in pods():
+                with suppress(LookupError):
+                    name = pod["metadata"]["name"]
+                    if self._own.kubelet.run_out_of_memory(self._name, name, container):
+                        return True
+            return False
 
-        wait_until(killed, f"a {container} is killed", within=60)
+        wait_until(killed, f"a {container} is killed", within=180)
 
     def _worker(self) -> Object:
-        return wait_running(self._runs, 1, but=self._dark, within=120)[0]
+        return wait_running(self._runs, 1, but=self._spared, within=120)[0]
 
 
 BLOWS = (

@@ -113,15 +113,16 @@ class Kubelet:
                 return pod
         raise LookupError(f"no pod {namespace}/{name} on nodes of this kubelet")
 
-    def run_out_of_memory(self, namespace: str, name: str, container: str) -> None:
-        """Kill a running container as the kernel kills what exceeds its memory limit."""
+    def run_out_of_memory(self, namespace: str, name: str, container: str) -> bool:
+        """Kill a container as the kernel kills what exceeds its memory limit; whether it was running."""
 
-        async def kill() -> None:
-            for life in self.pod(namespace, name).running:
-                if life.name == container:
-                    life.run_out_of_memory()
+        async def kill() -> bool:
+            lives = [one for one in self.pod(namespace, name).running if one.name == container]
+            for life in lives:
+                life.run_out_of_memory()
+            return bool(lives)
 
-        self.do(kill)
+        return self.do(kill)
 
     def log_of(self, namespace: str, pod: str) -> str:
         """All that the containers of a pod have written, in all their starts."""
