@@ -23,7 +23,14 @@ from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
+from rephrase_operator.cluster import (
+    Cluster,
+    ComingAndGoing,
+    Gone,
+    NameTaken,
+    Outdated,
+    Refused,
+)
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
@@ -47,10 +54,13 @@ _CHECK_AGAIN_SECONDS = 15
 """After the API server has refused the Jobs of a spec."""
 _GRACE_AFTER_GRACE_SECONDS = 30
 _STUCK_SECONDS = 120
+_ROLL_CALL_SECONDS = 60
+_SOON_ROLL_CALL_SECONDS = 5
+"""While somebody is missed, or a pod of ours that is deleted and has ended still is there."""
 Key = tuple[str, str]
 """Namespace and name."""
-Claim = tuple[bool, str, Key]
-"""On an output: not accepted yet, when made, whose; the least one has it."""
+Claim = tuple[bool, str, Key, str]
+"""On an output: not accepted yet, when made, whose, its uid; the least one has it."""
 
 
 @dataclass(slots=True)
@@ -65,6 +75,18 @@ class Memory:
     """Pods that were deleted and are not counted yet, by uid."""
     counted: set[str] = field(default_factory=set)
     """Pods that were settled: one that is told to be gone after that is not counted again."""
+    latest: Mapping[str, Any] | None = None
+    """The run as it was when it was last written; a watch may be behind it."""
+    called_at: datetime | None = None
+    """When it was last asked which Jobs and pods there are."""
+    missed: set[str] = field(default_factory=set)
+    """Jobs and pods that were not there then: a watch may be about to tell."""
+    vanished: set[str] = field(default_factory=set)
+    """Jobs and pods that no longer are, though no watch has told so."""
+    over: bool = False
+    """The run itself no longer is, though no watch has told so."""
+    namespace_ends: bool = False
+    """Its namespace is being deleted: nothing new can be made there."""
 
 
 class Handlers:
@@ -92,6 +114,7 @@ class Handlers:
         kopf.index(*pods, registry=registry, id="pods", labels=_OURS)(self.index_pod)
         kopf.index(*_RUN_RESOURCE, registry=registry, id="outputs")(self.index_output)
         kopf.on.event(*pods, registry=registry, id="gone", labels=_OURS)(self.remember_gone)
+        kopf.on.event(*_RUN_RESOURCE, registry=registry, id="counted")(self.note_counted)
         kopf.timer(
             *_RUN_RESOURCE,
             registry=registry,
@@ -146,7 +169,13 @@ class Handlers:
         meta = body["metadata"]
         accepted = ConditionType.ACCEPTED in true
         key = str(meta["namespace"]), str(meta["name"])
-        return {canonical_uri(uri): (not accepted, str(meta["creationTimestamp"]), key)}
+        claim = not accepted, str(meta["creationTimestamp"]), key, str(meta["uid"])
+        return {canonical_uri(uri): claim}
+
+    async def note_counted(self, *, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
+        """Keep in mind which pods a status has counted, even if it is another operator's."""
+        if memory := self._memories.get(str(body["metadata"]["uid"])):
+            memory.counted |= set(body.get("status", {}).get("settling", ()))
 
     async def remember_gone(self, *, type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
         """Keep a deleted pod until the next look has counted it."""
@@ -168,16 +197,33 @@ class Handlers:
         **keywords: Any,  # noqa: ANN401 - kopf's, the indexes among them
     ) -> None:
         """Look at a run and do what is next."""
-        meta = body["metadata"]
+        if body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+            return
+        memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
+        latest = _latest(body, memory)
+        meta = latest["metadata"]
         key = (str(meta["namespace"]), str(meta["name"]))
-        if "deletionTimestamp" in meta or body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+        if memory.over or "deletionTimestamp" in meta:
             return
         try:
             with self.metrics.reconcile_duration.time():
-                await self._look(body, key, keywords["jobs"], keywords["pods"], keywords["outputs"])
+                await self._look(
+                    latest, key, keywords["jobs"], keywords["pods"], keywords["outputs"]
+                )
+        except Outdated as outdated:
+            memory.latest = outdated.latest
+            logger.info("look at an old status", extra={"run": key[1]})
+        except Gone:
+            memory.over = True
+            self.metrics.forget(*key)
+            logger.warning("run is gone", extra={"run": key[1]})
         except Refused as refused:
             self.metrics.reconcile_errors.inc()
-            logger.warning("look ended early", extra={"run": key[1], "error": str(refused)})
+            logger.log(
+                logging.INFO if refused.namespace_ends else logging.WARNING,
+                "look ended early",
+                extra={"run": key[1], "error": str(refused)},
+            )
         except Exception:
             self.metrics.reconcile_errors.inc()
             raise
@@ -186,13 +232,13 @@ class Handlers:
 
     async def _look(
         self,
-        body: kopf.Body,
+        body: Mapping[str, Any],
         key: Key,
         jobs: Mapping[Key, Iterable[JobSeen]],
         pods: Mapping[Key, Iterable[PodSeen]],
         outputs: Mapping[str, Iterable[Claim]],
     ) -> None:
-        memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
+        memory = self._memories[body["metadata"]["uid"]]
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
         try:
             run = RephraseRun.from_api(_plain(body))
@@ -206,9 +252,13 @@ class Handlers:
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
-        observed = await self._observe(run, memory, jobs.get(key, ()), pods.get(key, ()))
+        await self._call_roll(run, memory, [*jobs.get(key, ()), *pods.get(key, ())])
+        if memory.namespace_ends:
+            await self._let_go(run, jobs.get(key, ()))
+            return
+        observed = await self._observe(run, before, memory, jobs.get(key, ()), pods.get(key, ()))
         now = _now()
-        refused = None if over else _refusal(run, key, outputs)
+        refused = None if over else _refusal(run, key, self._claims(run, outputs))
         if refused is None and not over:
             refused = await self._checked(run, memory, now)
         look = decide(
@@ -226,8 +276,8 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         await self._write(body, memory, before, after, interval=interval)
         memory.counted |= set(before.settling)  # counted, and the count is written
-        for uid in before.settling:
-            memory.gone.pop(uid, None)
+        for uid in memory.counted & memory.gone.keys():
+            del memory.gone[uid]
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
             *key,
@@ -236,16 +286,74 @@ class Handlers:
             deadline=deadline.timestamp() if deadline is not None else None,
         )
 
+    async def _call_roll(
+        self, run: RephraseRun, memory: Memory, known: list[JobSeen | PodSeen]
+    ) -> None:
+        """Find out which Jobs and pods, or the run itself, went while no watch could tell.
+
+        After a watch that was too old kopf lists anew; what has gone meanwhile stays in its indexes.
+        """
+        now = _now()
+        if memory.called_at is None:  # kopf has just listed all
+            memory.called_at = now
+        held = any(isinstance(one, PodSeen) and one.terminal and one.deletion for one in known)
+        soon = held or memory.missed
+        seconds = _SOON_ROLL_CALL_SECONDS if soon else _ROLL_CALL_SECONDS
+        if not _passed(memory.called_at, now, seconds):
+            return
+        namespace, name = run.metadata.namespace or "", run.metadata.name
+        memory.latest = await self._cluster.get_run(namespace, name, run.metadata.uid or "")
+        there = await self._cluster.uids_of_children(namespace, name)
+        job = driver_job(run, settings=self.settings)
+        memory.namespace_ends = await self._cluster.is_ending(namespace, job)
+        memory.called_at = now
+        missing = {one.uid for one in known} - there - memory.vanished
+        twice, memory.missed = missing & memory.missed, missing - memory.missed
+        for one in known:
+            if one.uid not in twice:
+                continue
+            memory.vanished.add(one.uid)
+            logger.warning("went unseen", extra={"run": name, "object": one.name})
+            if isinstance(one, PodSeen) and one.role == names.WORKER:
+                memory.gone[one.uid] = replace(one, gone=True, finished=one.finished or now)
+
+    async def _let_go(self, run: RephraseRun, jobs: Iterable[JobSeen]) -> None:
+        """Delete the Jobs of a run whose namespace is being deleted.
+
+        Since 1.33 its pods go first, and all else only when there are none. But a Job with a limit for each
+        index keeps its last failed pod until it has made another, which it cannot: one waits for the other.
+        """
+        for job in list(jobs):  # kopf changes its index while we wait
+            if job.owner == run.metadata.uid and not job.deleting:
+                logger.info("namespace ends", extra={"run": run.metadata.name, "job": job.name})
+                await self._cluster.delete_job(run.metadata.namespace or "", job.name, job.uid)
+
+    def _claims(self, run: RephraseRun, outputs: Mapping[str, Iterable[Claim]]) -> list[Claim]:
+        """Of live runs on the output of this one."""
+        return [
+            claim
+            for claim in outputs.get(canonical_uri(run.spec.output.uri), ())
+            if claim[3] not in self._memories or not self._memories[claim[3]].over
+        ]
+
     async def _observe(
         self,
         run: RephraseRun,
+        before: RephraseRunStatus,
         memory: Memory,
         jobs: Iterable[JobSeen],
         pods: Iterable[PodSeen],
     ) -> Observed:
-        mine = [job for job in jobs if job.owner == run.metadata.uid]
-        found = {**memory.gone, **{pod.uid: pod for pod in pods}}.values()
-        ours = [pod for pod in found if pod.run == run.metadata.uid]
+        mine = [
+            job for job in jobs if job.owner == run.metadata.uid and job.uid not in memory.vanished
+        ]
+        there = {pod.uid: pod for pod in pods if pod.uid not in memory.vanished}
+        past = memory.counted.difference(before.settling)  # counted, and another saw it go
+        ours = [
+            pod
+            for pod in {**memory.gone, **there}.values()
+            if pod.run == run.metadata.uid and pod.uid not in past
+        ]
         observed = Observed(mine, ours, None, {})
         driver = observed.driver_pod
         progress = None
@@ -288,6 +396,7 @@ class Handlers:
                     Reason.NAME_CONFLICT, f"{error}; delete it, or give this run another name"
                 )
             except Refused as refused:
+                memory.namespace_ends |= refused.namespace_ends
                 if not refused.for_good:
                     raise
                 memory.refused = Cause(
@@ -350,8 +459,10 @@ class Handlers:
             memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
             memory.refused = Cause(Reason.NAME_CONFLICT, str(taken))
         except Refused as refused:
-            result = "refused"
-            logger.warning(
+            memory.namespace_ends |= refused.namespace_ends
+            result = "later" if refused.namespace_ends else "refused"
+            logger.log(
+                logging.INFO if refused.namespace_ends else logging.WARNING,
                 "action refused",
                 extra={"run": name, "action": kind, "code": refused.code, "error": refused.message},
             )
@@ -364,7 +475,7 @@ class Handlers:
 
     async def _write(
         self,
-        body: kopf.Body,
+        body: Mapping[str, Any],
         memory: Memory,
         before: RephraseRunStatus,
         after: RephraseRunStatus,
@@ -377,11 +488,11 @@ class Handlers:
         recent = memory.written_at is not None and not _passed(memory.written_at, now, interval)
         if not patch or (recent and not is_urgent(before, after)):
             return
-        meta = body["metadata"]
-        await self._cluster.patch_status(meta["namespace"], meta["name"], patch)
+        memory.latest = await self._cluster.patch_status(body, patch)
         memory.written_at = now
         for event in events(before, after):
-            kopf.event(body, type=event.type, reason=event.reason, message=event.message)
+            told = {"type": event.type, "reason": event.reason, "message": event.message}
+            await self._cluster.tell(body, **told, now=now)
 
     # -- the end of a run object --
 
@@ -402,12 +513,17 @@ class Handlers:
         deleted: set[str] = set()
         told = False
         while True:
-            mine = [job for job in jobs.get(key, ()) if job.owner == uid]
+            vanished = self._memories.get(uid, Memory()).vanished
+            mine = [j for j in jobs.get(key, ()) if j.owner == uid and j.uid not in vanished]
             for job in mine:
                 if not job.deleting and job.uid not in deleted:
                     await self._cluster.delete_job(key[0], job.name, job.uid)
                     deleted.add(job.uid)
-            left = [pod for pod in pods.get(key, ()) if pod.run == uid and not pod.terminal]
+            left = [
+                pod
+                for pod in pods.get(key, ())
+                if pod.run == uid and not pod.terminal and pod.uid not in vanished
+            ]
             if not left and all(job.deleting for job in mine):
                 break
             if _now() > deadline:
@@ -415,16 +531,32 @@ class Handlers:
                 break
             if not told:
                 told = True
-                await self._cluster.patch_status(*key, {"phase": "Terminating"})
-                kopf.event(
-                    body,
-                    type="Normal",
-                    reason="Draining",
-                    message=f"{len(left)} pods save their samples before the run is deleted",
-                )
+                message = f"{len(left)} pods save their samples before the run is deleted"
+                await self._say_terminating(body, message)
             await asyncio.sleep(0.5)
         self._memories.pop(uid, None)
         self.metrics.forget(*key)
+
+    async def _say_terminating(self, body: kopf.Body, message: str) -> None:
+        try:
+            await self._cluster.patch_status(body, {"phase": "Terminating"})
+        except (Gone, Outdated, Refused) as error:  # nothing depends on it
+            logger.info("phase not written", extra={"error": str(error)})
+        await self._cluster.tell(
+            body, type="Normal", reason="Draining", message=message, now=_now()
+        )
+
+
+def _latest(body: kopf.Body, memory: Memory) -> Mapping[str, Any]:
+    """The newer of what the watch has told last and what was last written or read."""
+    if memory.latest is None or _version(memory.latest) <= _version(body):
+        memory.latest = None
+        return dict(body)  # kopf puts the next state into its own while we look
+    return memory.latest
+
+
+def _version(run: Mapping[str, Any]) -> int:
+    return int(run["metadata"]["resourceVersion"])
 
 
 def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
@@ -443,7 +575,7 @@ def prices_of(run: RephraseRun) -> dict[str, Decimal]:
     }
 
 
-def _refusal(run: RephraseRun, key: Key, outputs: Mapping[str, Iterable[Claim]]) -> Cause | None:
+def _refusal(run: RephraseRun, key: Key, claims: Iterable[Claim]) -> Cause | None:
     """Why the spec is not accepted, as far as the API server's schema could not tell."""
     if problems := problems_of(run):
         return Cause(Reason.INVALID_SPEC, "; ".join(problems))
@@ -455,7 +587,7 @@ def _refusal(run: RephraseRun, key: Key, outputs: Mapping[str, Iterable[Claim]])
                 "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
                 f"{', '.join(missing)}",
             )
-    same = sorted(outputs.get(canonical_uri(run.spec.output.uri), ()))
+    same = sorted(claims)
     if same and same[0][2] != key and any(one[2] == key for one in same):
         return Cause(
             Reason.OUTPUT_IN_USE,
@@ -470,7 +602,7 @@ def _key_of_child(body: kopf.Body) -> Key:
     return str(meta["namespace"]), str(meta["labels"][names.RUN_LABEL])
 
 
-def _plain(body: kopf.Body) -> dict[str, Any]:
+def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: body[key] for key in ("apiVersion", "kind", "metadata", "spec")}
 
 
