@@ -215,7 +215,7 @@ class Cluster:
         return _object(found)
 
     async def uids_of_children(self, namespace: str, run: str) -> set[str]:
-        """Uids of all Jobs and pods of a run.
+        """Uids of all Jobs and pods of a run; an empty list of names only has null for its items.
 
         Raises:
             Refused: the API server does not say.
@@ -227,7 +227,7 @@ class Cluster:
             )
             for path in (_JOBS, _PODS)
         ]
-        return {one["metadata"]["uid"] for found in lists for one in found["items"]}
+        return {one["metadata"]["uid"] for found in lists for one in found["items"] or ()}
 
     async def is_ending(self, namespace: str, job: Mapping[str, Any]) -> bool:
         """Whether a namespace is being deleted, told by what it says to a Job in a dry run.
@@ -294,7 +294,7 @@ class Cluster:
             raise RuntimeError("not connected")
         clock = asyncio.get_running_loop().time
         if (wait := self._not_before - clock()) > 0:
-            raise Refused(429, f"the API server has asked to wait for {wait:.0f} s more")
+            raise Refused(429, f"the API server has asked to wait for {wait:.1f} s more")
         serialized = await self._api.param_serialize(
             method,
             path,

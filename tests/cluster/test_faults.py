@@ -38,10 +38,12 @@ from support.cluster.runs import SLOW, Runs
 from support.cluster.seen import Seen
 from support.cluster.wire import Object
 from support.helm import RELEASE
+from support.manifests import echo
 from support.s3 import S3
 from support.waiting import wait_until
 
 AddNode = Callable[..., Node]
+SLOWER = echo(concurrency=1, latency=0.5)
 QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
 SOON = 20
 """Seconds after the end of all faults within which the operator works again."""
@@ -123,14 +125,16 @@ def hasten(runs: Runs) -> None:
 
 
 def complete(runs: Runs, *operators: LocalOperator, within: float = 120) -> Object:
-    """Wait until the run is complete and its Jobs are gone; operators that end are started again."""
+    """Wait until the run is complete and its pods are gone; operators that end are started again."""
 
     def there() -> bool:
         for operator in operators:
             operator.keep_alive()
-        return holds(runs.get(), "Complete") and not runs.jobs()
+        run = runs.get()
+        left = runs.namespace.list("pods") or run["status"].get("settling")
+        return holds(run, "Complete") and not left
 
-    wait_until(there, "it is complete, and its Jobs are removed", within=within)
+    wait_until(there, "it is complete, and its pods are gone and counted", within=within)
     return runs.get()
 
 
@@ -178,7 +182,7 @@ def test_a_run_in_a_storm_counts_every_pod_once(
     seed: int, runs: Runs, api: FaultyAPI, local: LocalOperator
 ) -> None:
     with Seen(runs.namespace) as seen:
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOWER)
         wait_until(lambda: running(runs), "a worker runs", within=60)
         api.script = stormy(seed, 0.4)
         for _ in range(6):
@@ -198,7 +202,7 @@ def test_an_api_server_that_refuses_everything_for_a_while_is_back_in_use_soon(
     trouble: Trouble, runs: Runs, api: FaultyAPI, local: LocalOperator
 ) -> None:
     with Seen(runs.namespace) as seen:
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOWER)
         wait_until(lambda: len(running(runs)) == 2, "two workers run", within=60)
         api.script = lambda _asked: trouble
         api.cut_watches()
@@ -224,7 +228,7 @@ def test_watches_that_go_silent_are_noticed(
     runs: Runs, api: FaultyAPI, local: LocalOperator
 ) -> None:
     with Seen(runs.namespace) as seen:
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOWER)
         wait_until(lambda: len(running(runs)) == 2, "two workers run", within=60)
         api.silence_watches()
         evict_one(runs)
@@ -241,7 +245,7 @@ def test_what_went_while_no_watch_could_tell_is_found_out(
     runs: Runs, api: FaultyAPI, local: LocalOperator
 ) -> None:
     with Seen(runs.namespace) as seen:
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOWER)
         wait_until(lambda: len(running(runs)) == 2, "two workers run", within=60)
         api.script = lambda asked: AWAY if asked.verb == "watch" else None
         api.cut_watches()
@@ -264,7 +268,7 @@ def test_what_went_while_no_watch_could_tell_is_found_out(
 
 @pytest.mark.full
 def test_a_run_that_went_unseen_is_let_go(runs: Runs, api: FaultyAPI, local: LocalOperator) -> None:
-    runs.apply(model=SLOW)
+    runs.apply(model=SLOWER)
     wait_until(lambda: len(running(runs)) == 2, "two workers run", within=60)
     api.script = lambda asked: AWAY if asked.verb == "watch" else None
     api.cut_watches()
@@ -291,7 +295,7 @@ def test_a_watch_that_ends_with_an_error_restarts_the_operator_and_nothing_else(
     runs: Runs, api: FaultyAPI, local: LocalOperator
 ) -> None:
     with Seen(runs.namespace) as seen:
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOWER)
         wait_until(lambda: len(running(runs)) == 2, "two workers run", within=60)
         api.script = once_each(("watch", "pods", BROKEN_WATCH))
         api.cut_watches()
@@ -315,7 +319,7 @@ def test_two_operators_make_no_job_twice_and_count_every_pod_once(
         LocalOperator(direct, tmp_path, "first") as first,
         LocalOperator(api.access(token), tmp_path, "second") as second,
     ):
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOWER)
         for _ in range(5):
             evict_one(runs)
         hasten(runs)
