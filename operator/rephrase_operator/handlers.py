@@ -1,13 +1,13 @@
 """Every kopf decorator. One timer over two indexes looks at a run: parse, observe, judge, plan, apply, write.
 
 Nothing is remembered that a restart must not lose: a look starts from what the API server and the driver
-say. In memory are only pods that were deleted since the last look, and when something was last done.
+say. `Memory` holds what no watch has told, or tells again.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -35,6 +35,7 @@ from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.look import decide
+from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
 from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
 from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker
@@ -54,39 +55,10 @@ _CHECK_AGAIN_SECONDS = 15
 """After the API server has refused the Jobs of a spec."""
 _GRACE_AFTER_GRACE_SECONDS = 30
 _STUCK_SECONDS = 120
-_ROLL_CALL_SECONDS = 60
-_SOON_ROLL_CALL_SECONDS = 5
-"""While somebody is missed, or a pod of ours that is deleted and has ended still is there."""
 Key = tuple[str, str]
 """Namespace and name."""
 Claim = tuple[bool, str, Key, str]
 """On an output: not accepted yet, when made, whose, its uid; the least one has it."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is known of one run between looks; losing it costs a repeated check or write."""
-
-    checked_generation: int | None = None
-    checked_at: datetime | None = None
-    refused: Cause | None = None
-    written_at: datetime | None = None
-    gone: dict[str, PodSeen] = field(default_factory=dict)
-    """Pods that were deleted and are not counted yet, by uid."""
-    counted: set[str] = field(default_factory=set)
-    """Pods that were settled: one that is told to be gone after that is not counted again."""
-    latest: Mapping[str, Any] | None = None
-    """The run as it was when it was last written; a watch may be behind it."""
-    called_at: datetime | None = None
-    """When it was last asked which Jobs and pods there are."""
-    missed: set[str] = field(default_factory=set)
-    """Jobs and pods that were not there then: a watch may be about to tell."""
-    vanished: set[str] = field(default_factory=set)
-    """Jobs and pods that no longer are, though no watch has told so."""
-    over: bool = False
-    """The run itself no longer is, though no watch has told so."""
-    namespace_ends: bool = False
-    """Its namespace is being deleted: nothing new can be made there."""
 
 
 class Handlers:
@@ -175,7 +147,7 @@ class Handlers:
     async def note_counted(self, *, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
         """Keep in mind which pods a status has counted, even if it is another operator's."""
         if memory := self._memories.get(str(body["metadata"]["uid"])):
-            memory.counted |= set(body.get("status", {}).get("settling", ()))
+            memory.note_counted(body.get("status", {}).get("settling", ()))
 
     async def remember_gone(self, *, type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
         """Keep a deleted pod until the next look has counted it."""
@@ -183,10 +155,8 @@ class Handlers:
             return
         seen = pod_seen(body)
         memory = self._memories.get(seen.run)
-        if memory is None or seen.role != names.WORKER:
-            return
-        if seen.uid not in memory.counted:
-            memory.gone[seen.uid] = replace(seen, gone=True, finished=seen.finished or _now())
+        if memory is not None:
+            memory.keep(seen, _now())
 
     # -- a look at a run --
 
@@ -200,7 +170,7 @@ class Handlers:
         if body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
             return
         memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
-        latest = _latest(body, memory)
+        latest = memory.latest_of(body)
         meta = latest["metadata"]
         key = (str(meta["namespace"]), str(meta["name"]))
         if memory.over or "deletionTimestamp" in meta:
@@ -275,9 +245,7 @@ class Handlers:
         after = status_of(look)
         interval = run.spec.observability.status_interval_seconds
         await self._write(body, memory, before, after, interval=interval)
-        memory.counted |= set(before.settling)  # counted, and the count is written
-        for uid in memory.counted & memory.gone.keys():
-            del memory.gone[uid]
+        memory.let_go(before)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
             *key,
@@ -293,29 +261,15 @@ class Handlers:
 
         After a watch that was too old kopf lists anew; what has gone meanwhile stays in its indexes.
         """
-        now = _now()
-        if memory.called_at is None:  # kopf has just listed all
-            memory.called_at = now
-        held = any(isinstance(one, PodSeen) and one.terminal and one.deletion for one in known)
-        soon = held or memory.missed
-        seconds = _SOON_ROLL_CALL_SECONDS if soon else _ROLL_CALL_SECONDS
-        if not _passed(memory.called_at, now, seconds):
+        if not memory.roll_call_is_due(known, _now()):
             return
         namespace, name = run.metadata.namespace or "", run.metadata.name
         memory.latest = await self._cluster.get_run(namespace, name, run.metadata.uid or "")
         there = await self._cluster.uids_of_children(namespace, name)
         job = driver_job(run, settings=self.settings)
         memory.namespace_ends = await self._cluster.is_ending(namespace, job)
-        memory.called_at = now
-        missing = {one.uid for one in known} - there - memory.vanished
-        twice, memory.missed = missing & memory.missed, missing - memory.missed
-        for one in known:
-            if one.uid not in twice:
-                continue
-            memory.vanished.add(one.uid)
+        for one in memory.call_roll(known, there, _now()):
             logger.warning("went unseen", extra={"run": name, "object": one.name})
-            if isinstance(one, PodSeen) and one.role == names.WORKER:
-                memory.gone[one.uid] = replace(one, gone=True, finished=one.finished or now)
 
     async def _let_go(self, run: RephraseRun, jobs: Iterable[JobSeen]) -> None:
         """Delete the Jobs of a run whose namespace is being deleted.
@@ -344,16 +298,12 @@ class Handlers:
         jobs: Iterable[JobSeen],
         pods: Iterable[PodSeen],
     ) -> Observed:
-        mine = [
-            job for job in jobs if job.owner == run.metadata.uid and job.uid not in memory.vanished
-        ]
-        there = {pod.uid: pod for pod in pods if pod.uid not in memory.vanished}
-        past = memory.counted.difference(before.settling)  # counted, and another saw it go
-        ours = [
-            pod
-            for pod in {**memory.gone, **there}.values()
-            if pod.run == run.metadata.uid and pod.uid not in past
-        ]
+        uid = run.metadata.uid
+        mine, ours = memory.children(
+            before,
+            (job for job in jobs if job.owner == uid),
+            (pod for pod in pods if pod.run == uid),
+        )
         observed = Observed(mine, ours, None, {})
         driver = observed.driver_pod
         progress = None
@@ -545,18 +495,6 @@ class Handlers:
         await self._cluster.tell(
             body, type="Normal", reason="Draining", message=message, now=_now()
         )
-
-
-def _latest(body: kopf.Body, memory: Memory) -> Mapping[str, Any]:
-    """The newer of what the watch has told last and what was last written or read."""
-    if memory.latest is None or _version(memory.latest) <= _version(body):
-        memory.latest = None
-        return dict(body)  # kopf puts the next state into its own while we look
-    return memory.latest
-
-
-def _version(run: Mapping[str, Any]) -> int:
-    return int(run["metadata"]["resourceVersion"])
 
 
 def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
