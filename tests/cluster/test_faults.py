@@ -44,6 +44,7 @@ from support.waiting import wait_until
 
 AddNode = Callable[..., Node]
 SLOWER = echo(concurrency=1, latency=0.5)
+FEW = {"limit": {"documents": 60}}
 QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
 SOON = 20
 """Seconds after the end of all faults within which the operator works again."""
@@ -164,7 +165,7 @@ def test_lost_answers_refusals_and_cut_watches_change_nothing(
         ("watch", "rephraseruns", BROKEN),
     )
     with Seen(runs.namespace) as seen:
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOW, source=FEW)
         wait_until(lambda: len(running(runs)) == 2, "two workers run", within=60)
         api.cut_watches()
         evict_one(runs)
@@ -261,7 +262,7 @@ def test_what_went_while_no_watch_could_tell_is_found_out(
 
     seconds, disruptions, failures = counted(run)
     assert "went unseen" in local.log
-    assert (disruptions, failures) == (2, 0)
+    assert (disruptions, failures) == (0, 0)  # whoever deleted the Jobs stopped them
     assert seen.seconds - 0.5 < seconds < seen.seconds + 2 * 90  # nobody saw when they ended
     assert runs.verify().returncode == 0
 
@@ -351,7 +352,7 @@ def test_a_namespace_that_is_deleted_with_a_live_run_vanishes_and_others_go_on(
     access: Access = cluster_client.wire.access.with_token(token)
     with LocalOperator(access, tmp_path) as local:
         doomed.apply(model=SLOW, output={"uri": s3.uri("output-doomed")})
-        runs.apply(model=SLOW)
+        runs.apply(model=SLOW, source=FEW)
         wait_until(lambda: len(running(doomed)) == 2, "two workers run", within=60)
         cluster_client.delete("namespaces", name)
         cluster_client.wait_gone("namespaces", name, within=60)
