@@ -351,6 +351,8 @@ class _Workers:
         if last is None:
             return "its pods are gone" if job.failure else ""
         end = ending(last, job=job)
+        if end is Ending.DONE:
+            return ""  # its Job is about to be complete
         if end is Ending.EXPECTED:  # a queue took its place, or it never had one
             return "another try" if job.failure else ""
         if end is Ending.DISRUPTION:

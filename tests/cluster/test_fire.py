@@ -1,13 +1,11 @@
 """The operator under fire: everything that takes a worker away, and what is counted, done and told then."""
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from random import Random  # noqa: TID251 - seeded
@@ -16,13 +14,15 @@ from typing import Any
 import pytest
 
 from rephrase_api.v1alpha1.conditions import ConditionType
-from support.cluster.builders import a_container, a_namespace, a_pod, condition, holds
+from support.cluster.builders import a_container, a_namespace, a_pod, holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
 from support.cluster.installed import SYSTEM, Operator, installed
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
+from support.cluster.local_operator import environment
 from support.cluster.runs import SLOW, Runs
+from support.cluster.seen import Seen
 from support.cluster.wire import Object, Refused, Unreachable
 from support.helm import RELEASE
 from support.manifests import echo
@@ -535,83 +535,36 @@ def test_an_operator_that_dies_at_every_write_makes_no_job_twice_and_counts_ever
         access = cluster_client.wire.access.with_token(token)
         config = access.write_kubeconfig(tmp_path / "kubeconfig")
         runs.apply(model=SLOW)
-        seen = SeenPods(runs)
-        deaths = die_at_every_write(runs, config, tmp_path, seen)
+        with Seen(runs.namespace) as seen:
+            deaths = die_at_every_write(runs, config, tmp_path)
+            operator.start()
+            runs.complete()
+            wait_until(lambda: not runs.jobs(), "the Jobs are removed")
+            run = runs.get()
     finally:
         operator.start()
-    run = runs.complete()
-    wait_until(lambda: not runs.jobs(), "the Jobs are removed")
-    run = runs.get()
 
     assert deaths >= 6  # each of the first three writes of an operator, before and after
-    assert sorted(seen.jobs) == ["test-driver", "test-w000-1", "test-w001-1"]
+    assert sorted(seen.jobs.values()) == ["test-driver", "test-w000-1", "test-w001-1"]
     (settled,) = run["status"]["settled"]
     assert (settled["disruptions"], settled["failures"]) == (0, 0)
     assert abs(settled["gpuSeconds"] - seen.seconds) < 0.5
     assert runs.verify().returncode == 0
 
 
-class SeenPods:
-    """What the test itself sees of the workers' pods, beside the operator."""
-
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
-        self._pods: dict[str, Object] = {}
-        self.jobs: set[str] = set()
-
-    def look(self) -> None:
-        labels = "rephrase.io/run=test"
-        for pod in self._runs.namespace.list("pods", labels=f"{labels},rephrase.io/role=worker"):
-            self._pods[pod["metadata"]["uid"]] = pod
-        self.jobs |= {
-            job["metadata"]["name"] for job in self._runs.namespace.list("jobs", labels=labels)
-        }
-
-    @property
-    def seconds(self) -> float:
-        """From getting a node to the end of the container, over all pods."""
-        return sum(
-            (at(ended(pod)["finishedAt"]) - at(scheduled(pod))).total_seconds()
-            for pod in self._pods.values()
-        )
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def ended(pod: Object) -> Object:
-    return dict(pod["status"]["containerStatuses"][0]["state"]["terminated"])
-
-
-def scheduled(pod: Object) -> str:
-    return str(condition(pod, "PodScheduled")["lastTransitionTime"])
-
-
-def die_at_every_write(runs: Runs, config: Path, folder: Path, seen: SeenPods) -> int:
+def die_at_every_write(runs: Runs, config: Path, folder: Path) -> int:
     """Start operators that die at their first, second ... write until the run is complete; how many died."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}},
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "KUBECONFIG": str(config),
-        "REPHRASE_OPERATOR_RUNNER_IMAGE": "rephrase/runner:1",
-        "REPHRASE_OPERATOR_DRIVER_IMAGE": "rephrase/driver:1",
-        "REPHRASE_OPERATOR_RECONCILE_SECONDS": "0.3",
-        "REPHRASE_OPERATOR_HEALTH_PORT": "0",
-        "REPHRASE_OPERATOR_METRICS_PORT": "0",
-    }
     for number in range(200):
         fate = {"DIE_AT": str(number % 6 // 2 + 1), "DIE": ("before", "after")[number % 2]}
         with (folder / "operator.log").open("ab") as log:
             mortal = subprocess.Popen(
                 [sys.executable, "-m", "support.cluster.mortal"],
-                env=environment | fate,
+                env=environment(config) | fate,
                 stdout=log,
                 stderr=log,
             )
         give_up = time.monotonic() + 60
         while mortal.poll() is None and time.monotonic() < give_up:
-            seen.look()
             if holds(runs.get(), "Complete"):
                 break
         mortal.kill()

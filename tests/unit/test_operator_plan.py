@@ -265,6 +265,13 @@ def test_a_worker_that_nobody_took_keeps_the_back_off_until_its_job_has_failed(
     ]
 
 
+def test_a_worker_that_has_finished_is_not_renewed_before_its_job_is_complete() -> None:
+    job = a_job()
+    done = an_ended_pod(job, code=0)
+
+    assert not renewed(job, done, work=done).actions
+
+
 def test_a_failure_after_some_work_renews_the_job() -> None:
     job = a_job()
     failed = an_ended_pod(job)
