@@ -7,7 +7,6 @@ API server stands behind a proxy that spoils requests and answers on their way.
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,7 +33,7 @@ from support.cluster.faulty_api import (
 from support.cluster.installed import SYSTEM, Operator
 from support.cluster.kubelet.node import Node
 from support.cluster.local_operator import LocalOperator
-from support.cluster.runs import SLOW, Runs
+from support.cluster.runs import QUICK, SLOW, Runs
 from support.cluster.seen import Seen
 from support.cluster.wire import Object
 from support.helm import RELEASE
@@ -45,7 +44,6 @@ from support.waiting import wait_until
 AddNode = Callable[..., Node]
 SLOWER = echo(concurrency=1, latency=0.5)
 FEW = {"limit": {"documents": 60}}
-QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
 SOON = 20
 """Seconds after the end of all faults within which the operator works again."""
 

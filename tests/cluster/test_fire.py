@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random  # noqa: TID251 - seeded
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ from support.cluster.installed import SYSTEM, Operator, installed
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
 from support.cluster.local_operator import environment
-from support.cluster.runs import SLOW, Runs
+from support.cluster.runs import QUICK, SLOW, Runs
 from support.cluster.seen import Seen
 from support.cluster.wire import Object, Refused, Unreachable
 from support.helm import RELEASE
@@ -32,7 +31,6 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 AddNode = Callable[..., Node]
 SLOWER = echo(concurrency=1, latency=0.5)
-QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from support.s3 import S3
 
 SLOW = echo(concurrency=4, latency=0.5)
 """Slow enough to meddle with: some eight samples per second and worker."""
+QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
+"""A patch that has workers get done at once what is left."""
 SECRET = "store"
 
 
