@@ -335,6 +335,7 @@ def _looks(api: FaultyAPI) -> int:
     return api.watches.total() // 6
 
 
+@pytest.mark.full
 def test_a_namespace_that_is_deleted_with_a_live_run_vanishes_and_others_go_on(
     runs: Runs,
     token: str,
