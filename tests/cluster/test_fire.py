@@ -30,6 +30,8 @@ from support.waiting import wait_until
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 AddNode = Callable[..., Node]
+DOCUMENTS = 3000
+"""Of the run that lives through everything: more than it gets done before it is told to hurry."""
 SLOWER = echo(concurrency=1, latency=0.5)
 
 
@@ -421,7 +423,7 @@ def ablaze(own: Own, name: str, seaweedfs: str, folder: Path) -> Iterator[tuple[
     own.client.create(a_namespace(name))
     client = own.client.in_namespace(name)
     client.wait_for("serviceaccounts", "default", bool, "it is there")
-    runs = Runs(client, S3(seaweedfs, BUCKET, name), folder, documents=400)
+    runs = Runs(client, S3(seaweedfs, BUCKET, name), folder, documents=DOCUMENTS)
     blows = Blows(own, runs, name)
     try:
         runs.apply(model=SLOW, workers={"max": 3})
@@ -431,7 +433,7 @@ def ablaze(own: Own, name: str, seaweedfs: str, folder: Path) -> Iterator[tuple[
         runs.namespace.patch("rephraseruns", "test", QUICK)
         run = runs.complete(within=300)
 
-        assert run["status"]["progress"]["samples"]["written"] == 1200
+        assert run["status"]["progress"]["samples"]["written"] == 3 * DOCUMENTS
         assert runs.verify().returncode == 0
         wait_until(lambda: not runs.jobs(), "the Jobs are removed")
     finally:
