@@ -166,9 +166,8 @@ class Handlers:
         if type != "DELETED":
             return
         seen = pod_seen(body)
-        memory = self._memories.get(seen.run)
-        if memory is not None:
-            memory.keep(seen, _now())
+        if seen.role == names.WORKER:  # it may go before the first look of this operator
+            self._memories.setdefault(seen.run, Memory()).keep(seen, _now())
 
     # -- a look at a run --
 
@@ -181,11 +180,10 @@ class Handlers:
         """Look at a run and do what is next."""
         if body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
             return
-        uid = body["metadata"]["uid"]
-        if uid not in self._memories:
-            self._memories[uid] = Memory()
+        memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
+        if not memory.looked:
+            memory.looked = True
             await self._say_started(body)
-        memory = self._memories[uid]
         latest = memory.latest_of(body)
         meta = latest["metadata"]
         key = (str(meta["namespace"]), str(meta["name"]))

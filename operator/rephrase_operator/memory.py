@@ -34,6 +34,7 @@ class Memory:
         called_at: when it was last asked which Jobs and pods there are.
         missed: those that were not there then: a watch may be about to tell.
         vanished: Jobs and pods that no longer are, though no watch has told so.
+        looked: whether there has been a look at the run.
         over: the run itself no longer is, though no watch has told so.
         namespace_ends: its namespace is being deleted: nothing new can be made there.
     """
@@ -48,6 +49,7 @@ class Memory:
     called_at: datetime | None = None
     missed: set[str] = field(default_factory=set)
     vanished: set[str] = field(default_factory=set)
+    looked: bool = False
     over: bool = False
     namespace_ends: bool = False
 
