@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +13,18 @@ from support.cluster.builders import a_container, a_job, condition, holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
 from support.cluster.diary import Diary
+from support.cluster.installed import Operator, installed
 from support.cluster.karpenter import CAPACITY, ON_DEMAND, SPOT, TAINT, Karpenter
+from support.cluster.kubelet.clock import now
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.namespaces import own_namespace
+from support.cluster.runs import Runs
 from support.cluster.wire import Object
+from support.manifests import echo
+from support.s3 import S3
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(900), pytest.mark.needs("nodes", "helm")]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 TOLERATES = [{"key": TAINT, "operator": "Exists", "effect": "NoSchedule"}]
 WORKS = """
 import signal, sys, threading
@@ -174,3 +181,236 @@ def test_an_interrupted_machine_s_pod_is_evicted_and_not_counted(
     assert gone["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 75
     assert other["spec"]["nodeName"] != node
     assert "failed" not in namespace.get("jobs", "gpu")["status"]
+
+
+# -- runs on its machines -------------------------------------------------------------------------
+
+FALLBACK_SECONDS = 10
+SLOWER = echo(concurrency=1, latency=0.5)
+QUICK: Object = {"spec": {"model": {"engine": {"args": []}}}}
+
+
+def a_pool(name: str, price: str, **more: Any) -> Object:  # noqa: ANN401 - fields of a pool
+    """A pool of workers with a GPU each."""
+    base: Object = {
+        "name": name,
+        "gpu": {"count": 1},
+        "pricePerGPUHour": price,
+        "tolerations": TOLERATES,
+        "fallbackAfterSeconds": FALLBACK_SECONDS,
+        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+    }
+    return base | more
+
+
+CHEAP = a_pool("spot", "1.00", capacityType="Spot", priority=10, nodeSelector={CAPACITY: SPOT})
+DEAR = a_pool("od", "4.00", nodeSelector={CAPACITY: ON_DEMAND})
+
+
+class Watched:
+    """A run as `kubectl get rr -o wide` shows it. All that is shown on the way is checked and told."""
+
+    def __init__(self, runs: Runs, diary: Diary) -> None:
+        self._runs = runs
+        self._diary = diary
+        self._last = ""
+
+    def wait(self, workers: str, *reasons: str, within: float = 90) -> Object:
+        """Wait until the columns Workers and Reason say this; returns the run as it was then."""
+
+        def there() -> Object | None:
+            cells, run = self.look()
+            fits = cells["Workers"] == workers and cells["Reason"] in reasons
+            return run if fits else None
+
+        return wait_until(there, f"it shows {workers} {' or '.join(reasons)}", within=within)
+
+    def look(self) -> tuple[Object, Object]:
+        """Columns, and the run that they are of."""
+        cells, run = self._runs.row()
+        said = condition(run, "WorkersAvailable")
+        shown = " ".join(str(cells[name]) for name in ("Phase", "Progress", "Workers", "Reason"))
+        told = f"{cells['Workers']} {cells['Reason']} {said.get('message')}"
+        if told != self._last:
+            self._last = told
+            self._diary.note(f"shows {shown} ({said.get('message')})")
+        if said:
+            check_row(cells, run)
+        return cells, run
+
+
+def check_row(cells: Object, run: Object) -> None:
+    """The columns are those of the status, and one sentence says why there are too few workers."""
+    status, said = run["status"], condition(run, "WorkersAvailable")
+    workers, units = status["workers"], (status.get("progress") or {}).get("units")
+    ready, desired = workers["ready"], workers["desired"]
+    assert cells["Phase"] == status["phase"]
+    assert cells["Workers"] == f"{ready}/{desired}"
+    assert cells["Reason"] == said["reason"]
+    assert cells["Progress"] == (f"{units['committed']}/{units['planned']}" if units else None)
+    assert cells["Cost"] == (status.get("cost") or {}).get("total")
+    if ready < desired:
+        silent = said["message"] == "the driver does not answer, so readiness is unknown"
+        assert silent or said["message"].startswith(f"{ready} of {desired} ready; "), said
+        assert len(said["message"]) > len(f"{ready} of {desired} ready; ")
+
+
+def running(runs: Runs, pool: str = "") -> list[Object]:
+    """Workers' pods that run, and are not about to end."""
+    return [
+        pod
+        for pod in runs.pods("worker")
+        if pod["status"]["phase"] == "Running"
+        and "deletionTimestamp" not in pod["metadata"]
+        and pod["metadata"]["labels"]["rephrase.io/pool"] in (pool or "spot od hasty").split()
+    ]
+
+
+def nodes_of(pods: list[Object]) -> set[str]:
+    return {pod["spec"]["nodeName"] for pod in pods}
+
+
+def names_of(nodes: list[Object]) -> set[str]:
+    return {node["metadata"]["name"] for node in nodes}
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ControlPlane, karpenter: Karpenter, kubelet: Kubelet) -> Iterator[Operator]:
+    """The operator, installed by its chart."""
+    with installed(plane.client(), kubelet) as operator:
+        yield operator
+
+
+@pytest.fixture
+def runs(operator: Operator, namespace: Client, s3: S3, tmp_path: Path) -> Runs:
+    """A namespace with a long source and credentials, looked after by the operator."""
+    return Runs(namespace, s3, tmp_path, documents=1000)
+
+
+@pytest.fixture
+def watched(runs: Runs, diary: Diary) -> Watched:
+    """The run."""
+    return Watched(runs, diary)
+
+
+def finish(runs: Runs, diary: Diary, karpenter: Karpenter) -> Object:
+    """Let it run to its end, which leaves no machine."""
+    runs.namespace.patch("rephraseruns", "test", QUICK)
+    diary.note("made quick")
+    run = runs.complete(within=240)
+    diary.note("complete")
+    wait_until(lambda: not karpenter.nodes(), "the machines are gone", within=120)
+    diary.note("the machines are gone")
+    assert runs.verify().returncode == 0
+    return run
+
+
+def test_a_run_makes_machines_for_its_workers_and_gives_them_back(
+    runs: Runs, karpenter: Karpenter, watched: Watched, diary: Diary
+) -> None:
+    runs.apply(model=SLOWER, workers={"max": 2, "pools": [CHEAP, DEAR]})
+    diary.note("applied")
+
+    watched.wait("2/2", "MinimumReached")
+    both, nodes = running(runs), karpenter.nodes()
+    run = finish(runs, diary, karpenter)
+    cells, _ = watched.look()
+
+    assert nodes_of(both) == names_of(nodes)
+    assert len(nodes) == 2
+    assert {node["metadata"]["labels"][CAPACITY] for node in nodes} == {SPOT}
+    assert (run["status"]["disruptions"], run["status"]["workerFailures"]) == (0, 0)
+    assert (cells["Phase"], cells["Workers"], cells["Reason"]) == ("Succeeded", "0/0", "NoWorkLeft")
+
+
+def test_workers_go_on_demand_while_spot_is_out_of_stock_and_new_ones_to_spot_again_after_it(
+    runs: Runs, karpenter: Karpenter, watched: Watched, diary: Diary
+) -> None:
+    karpenter.stock_out(SPOT)
+    runs.apply(model=SLOWER, workers={"max": 2, "pools": [CHEAP, DEAR]})
+    diary.note("applied while spot is out of stock")
+
+    watched.wait("0/2", "Unschedulable")
+    first = {created(job) for job in runs.jobs("worker")}
+    run = watched.wait("2/2", "MinimumReached")
+    moved = {created(job) for job in runs.jobs("worker")}
+    spot, od = run["status"]["workers"]["pools"]
+    nodes = karpenter.nodes()
+    assert (spot["desired"], spot["ready"], spot["stockouts"]) == (0, 0, 1)
+    assert (od["desired"], od["ready"], len(karpenter.nodes(ON_DEMAND))) == (2, 2, len(nodes))
+    assert (max(moved) - min(first)).total_seconds() <= FALLBACK_SECONDS + 5
+
+    karpenter.restock(SPOT)
+    scale(runs, 3)
+    diary.note("restocked, and scaled to 3 during the pause")
+    watched.wait("3/3", "MinimumReached")
+    assert len(running(runs, "od")) == 3
+
+    until = datetime.fromisoformat(spot["stockoutUntil"])
+    wait_until(lambda: watched.look() and now() > until, "the pause is over", within=600)
+    scale(runs, 4)
+    diary.note("scaled to 4 after the pause")
+    run = watched.wait("4/4", "MinimumReached")
+    spot, od = run["status"]["workers"]["pools"]
+    assert (spot["desired"], spot["ready"], spot.get("stockouts")) == (1, 1, None)
+    assert (od["desired"], od["ready"]) == (3, 3)  # workers that run stay where they are
+    assert nodes_of(running(runs, "spot")) == names_of(karpenter.nodes(SPOT))
+
+    run = finish(runs, diary, karpenter)
+    assert (run["status"]["disruptions"], run["status"]["workerFailures"]) == (0, 0)
+    fallbacks = runs.namespace.list("events", fields="reason=PoolFallback")
+    assert ["pool spot had no node in time" in event["message"] for event in fallbacks] == [True]
+
+
+def created(job: Object) -> datetime:
+    return datetime.fromisoformat(job["metadata"]["creationTimestamp"])
+
+
+def scale(runs: Runs, workers: int) -> None:
+    runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": {"max": workers}}})
+
+
+def test_a_machine_that_is_taken_back_costs_the_run_no_retry(
+    runs: Runs, karpenter: Karpenter, watched: Watched, diary: Diary
+) -> None:
+    runs.apply(model=SLOWER, workers={"max": 2, "pools": [CHEAP, DEAR]})
+    watched.wait("2/2", "MinimumReached")
+    lost = running(runs)[0]["spec"]["nodeName"]
+
+    karpenter.interrupt(lost)
+    diary.note("one machine is interrupted")
+    watched.wait("1/2", "MinimumReached")
+    run = watched.wait("2/2", "MinimumReached")
+    back = running(runs, "spot")
+    run = finish(runs, diary, karpenter)
+
+    assert lost not in nodes_of(back)
+    assert len(back) == 2
+    assert (run["status"]["disruptions"], run["status"]["workerFailures"]) == (1, 0)
+
+
+def test_a_worker_that_is_deleted_because_its_machine_s_time_is_over_is_a_disruption(
+    runs: Runs, karpenter: Karpenter, kubelet: Kubelet, watched: Watched, diary: Diary
+) -> None:
+    """With a `terminationGracePeriod` Karpenter deletes pods: no DisruptionTarget, and a shorter grace."""
+    with karpenter.pool("hasty", SPOT, terminationGracePeriod="5s") as place:
+        hasty = a_pool("hasty", "1.00", nodeSelector=place)
+        runs.apply(model=SLOWER, workers={"max": 1, "pools": [hasty]})
+        watched.wait("1/1", "MinimumReached")
+        (pod,) = running(runs)
+        name = pod["metadata"]["name"]
+
+        karpenter.interrupt(pod["spec"]["nodeName"])
+        diary.note("its machine is interrupted")
+        gone = runs.namespace.wait_for(
+            "pods", name, lambda pod: pod["status"]["phase"] == "Failed", "it ends"
+        )
+        diary.note("it has ended")
+        run = watched.wait("1/1", "MinimumReached")
+        run = finish(runs, diary, karpenter)
+
+    (ended,) = gone["status"]["containerStatuses"]
+    assert condition(gone, "DisruptionTarget") == {}
+    assert gone["metadata"]["deletionGracePeriodSeconds"] < 10
+    assert ended["state"]["terminated"]["exitCode"] == 75
+    assert (run["status"]["disruptions"], run["status"]["workerFailures"]) == (1, 0)

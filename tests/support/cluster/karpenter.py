@@ -11,7 +11,8 @@ needs a control plane that no other test uses.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from support.cluster.binary import AUTOSCALER
 from support.cluster.builders import holds
 from support.cluster.client import Client
 from support.cluster.control_plane import Program, flags_of
+from support.cluster.installed import get
 from support.cluster.kubelet.host import ARCHITECTURE
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.wire import Object, Refused
@@ -85,14 +87,14 @@ class Karpenter:
         self._program = Program("karpenter", command, self.log, environment)
 
     def __enter__(self) -> Self:
-        self.restock(*self._out)
+        self._write_stockouts()
         self._install_crds()
         self._program.start()
         try:
             self._wait_ready()
             self._client.apply(_of("karpenter.kwok.sh/v1alpha1", "KWOKNodeClass", "fake", {}))
             for capacity in _PRICES:
-                self._client.apply(_node_pool(capacity))
+                self._client.apply(_node_pool(capacity, capacity, weight=10))
             for capacity in _PRICES:
                 self._client.wait_for(
                     "nodepools", capacity, lambda pool: holds(pool, "Ready"), "it is ready"
@@ -129,6 +131,17 @@ class Karpenter:
         """Nodes that it made, of one capacity type or of both."""
         return self._client.list("nodes", labels=f"{CAPACITY}={capacity}" if capacity else CAPACITY)
 
+    @contextmanager
+    def pool(self, name: str, capacity: str, **template: Any) -> Iterator[dict[str, str]]:  # noqa: ANN401
+        """Another NodePool, for those who ask for it: with fields of a NodeClaim's spec of its own.
+
+        Yields the label of its nodes.
+        """
+        self._client.apply(_node_pool(name, capacity, weight=1, **template))
+        self._client.wait_for("nodepools", name, lambda pool: holds(pool, "Ready"), "it is ready")
+        yield {"karpenter.sh/nodepool": name}
+        self._client.delete("nodepools", name)
+
     def _write_stockouts(self) -> None:
         half_written = self._stockouts.with_suffix(".partial")
         half_written.write_text("".join(f"{one}\n" for one in sorted(self._out)))
@@ -146,8 +159,6 @@ class Karpenter:
                 )  # fmt: skip
 
     def _wait_ready(self) -> None:
-        from support.cluster.installed import get
-
         def ready() -> bool:
             self._program.check()
             try:
@@ -181,8 +192,8 @@ def _instance_type(name: str, gpus: int) -> dict[str, Any]:
     }
 
 
-def _node_pool(capacity: str) -> Object:
-    template = {
+def _node_pool(name: str, capacity: str, *, weight: int, **template: Any) -> Object:  # noqa: ANN401
+    base = {
         "nodeClassRef": {"group": "karpenter.kwok.sh", "kind": "KWOKNodeClass", "name": "fake"},
         "taints": [{"key": TAINT, "value": "present", "effect": "NoSchedule"}],
         "requirements": [
@@ -195,8 +206,8 @@ def _node_pool(capacity: str) -> Object:
         "consolidateAfter": "10s",
         "budgets": [{"nodes": "100%"}],
     }
-    spec = {"template": {"spec": template}, "disruption": disruption}
-    return _of("karpenter.sh/v1", "NodePool", capacity, spec)
+    spec = {"template": {"spec": base | template}, "disruption": disruption, "weight": weight}
+    return _of("karpenter.sh/v1", "NodePool", name, spec)
 
 
 def _is(key: str, value: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Kubelet:
         self._watches = [pods]
         self._adopts = ""
         self._adopted: dict[str, asyncio.Task[None]] = {}
+        self._machines: set[asyncio.Task[None]] = set()
 
     # -- for tests --------------------------------------------------------------------------------
 
@@ -185,6 +186,9 @@ class Kubelet:
         return starts, any(life.name == container for life in found.running)
 
     async def _power_off_all(self) -> None:
+        for machine in self._adopted.values():
+            machine.cancel()
+        await asyncio.gather(*self._machines, return_exceptions=True)
         for node in list(self._nodes.values()):
             await node.power_off()
 
@@ -198,25 +202,32 @@ class Kubelet:
             self._see_node(node)
 
     def _see_node(self, found: Object) -> None:
-        metadata = found["metadata"]
-        if self._adopts in metadata.get("annotations", {}) and metadata["name"] not in self._nodes:
-            node = Node(metadata["name"], Shape.of(found), self.host, self)
-            self._nodes[node.name] = node
-            self._adopted[node.name] = self._loop.create_task(self._boot(node))
+        name = found["metadata"]["name"]
+        if self._adopts in found["metadata"].get("annotations", {}) and name not in self._nodes:
+            node = self._nodes[name] = Node(name, Shape.of(found), self.host, self)
+            machine = self._adopted[name] = self._loop.create_task(self._be(node), name=name)
+            self._machines.add(machine)
+            machine.add_done_callback(self._machines.discard)
+            machine.add_done_callback(self._ended)
 
     def _lose_node(self, found: Object) -> None:
-        if booting := self._adopted.pop(found["metadata"]["name"], None):
-            booting.cancel()
-            node = self._nodes.pop(found["metadata"]["name"])
-            self._loop.create_task(node.power_off()).add_done_callback(self._ended)
+        name = found["metadata"]["name"]
+        if machine := self._adopted.pop(name, None):
+            machine.cancel()
+            del self._nodes[name]
 
-    async def _boot(self, node: Node) -> None:
-        while True:
-            try:
-                return await node.power_on()
-            except (Refused, *Unreachable) as trouble:  # it may be gone already
-                self.host.log.warning("%s: boot: %s", node.name, trouble)
-                await asyncio.sleep(_AGAIN_SECONDS)
+    async def _be(self, node: Node) -> None:
+        """A machine from its boot until it is cancelled."""
+        try:
+            while not node.powered:
+                try:
+                    await node.power_on()
+                except (Refused, *Unreachable) as trouble:  # its Node may be gone already
+                    self.host.log.warning("%s: boot: %s", node.name, trouble)
+                    await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.Event().wait()
+        finally:
+            await node.power_off()
 
     def _see_all(self, pods: list[Object]) -> None:
         there = {pod["metadata"]["uid"] for pod in pods}
@@ -253,7 +264,7 @@ class Kubelet:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.errors.append(error)
-            self.host.log.error("pod %s", task.get_name(), exc_info=error)
+            self.host.log.error("%s", task.get_name(), exc_info=error)
 
 
 def _logger(path: Path) -> logging.Logger:
