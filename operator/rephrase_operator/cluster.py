@@ -283,18 +283,18 @@ class Cluster:
             if refused.code not in {404, 409}:
                 raise
 
-    async def warning_of(self, namespace: str, uid: str) -> str:
-        """The message of the last Warning about an object; empty if there is none or it is not told."""
+    async def warnings_of(self, namespace: str, uid: str) -> list[tuple[str, str]]:
+        """Reason and message of the Warnings about an object, oldest first; none where they are not told."""
         if not self.may_read_events:
-            return ""
+            return []
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "20"}
         try:
             found = await self._request("GET", _EVENTS.format(namespace=namespace), query=query)
         except Refused as refused:
             self.may_read_events = refused.code != 403
-            return ""
-        last = max(found["items"], key=_when, default=None)
-        return str(last.get("message", "")) if last is not None else ""
+            return []
+        events = sorted(found["items"], key=_when)
+        return [(str(one.get("reason", "")), str(one.get("message", ""))) for one in events]
 
     async def _request(
         self,

@@ -37,7 +37,7 @@ from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.look import decide
 from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
-from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
+from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen, telling
 from rephrase_operator.plan import (
     Action,
     DeleteJob,
@@ -344,7 +344,7 @@ class Handlers:
         return replace(observed, progress=progress, warnings=warnings)
 
     async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
-        """Why Jobs have no pod and containers do not start, for some that have waited a while."""
+        """Why Jobs have no pod, pods no node, and containers do not start, for some that wait a while."""
         late = _now() - timedelta(seconds=_BLOCKED_SECONDS)
         waiting = [
             job.uid
@@ -354,11 +354,11 @@ class Handlers:
         waiting += [
             pod.uid
             for pod in observed.pods
-            if pod.phase == "Pending" and pod.node and pod.created < late and not pod.gone
+            if pod.phase == "Pending" and pod.created < late and not pod.gone
         ]
         asked = waiting[:_MOST_QUESTIONS]
-        told = await asyncio.gather(*(self._cluster.warning_of(namespace, uid) for uid in asked))
-        return {uid: text for uid, text in zip(asked, told, strict=True) if text}
+        told = await asyncio.gather(*(self._cluster.warnings_of(namespace, uid) for uid in asked))
+        return {uid: telling(events) for uid, events in zip(asked, told, strict=True) if events}
 
     async def _checked(self, run: RephraseRun, memory: Memory, now: datetime) -> Cause | None:
         """Let the API server look at the Jobs this spec asks for, once for each generation."""

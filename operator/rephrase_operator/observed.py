@@ -21,6 +21,9 @@ _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 _LOST_CONTAINER = {"ContainerStatusUnknown", "Unknown"}
 
 
+_NO_CAPACITY = ("InsufficientCapacityError", "NotTriggerScaleUp", "filtered out all available")
+"""In an Event of Karpenter or cluster-autoscaler on a pod."""
+
 _AT_WORK = {"generating", "idle"}
 """Phases of a worker that has its model loaded."""
 
@@ -162,7 +165,7 @@ class Observed:
         jobs: of the run, deleted ones included until they are gone.
         pods: of the run; those lately gone too, as they were last seen.
         progress: the driver's word; None where it did not answer.
-        warnings: the last Warning event about a Job or pod without progress, by its uid.
+        warnings: what the Warning events about a Job or pod without progress say, by its uid: `telling`.
     """
 
     jobs: Sequence[JobSeen]
@@ -277,6 +280,21 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         gpus=_gpus(spec, role),
         port=_port(spec, role),
     )
+
+
+def telling(warnings: Sequence[tuple[str, str]]) -> str:
+    """The Warning that says most: an autoscaler's that it gets no node, else the last.
+
+    Args:
+        warnings: reason and message of each, oldest first, at least one.
+    """
+    texts = [f"{reason}: {message}" for reason, message in warnings]
+    return next(filter(says_no_capacity, reversed(texts)), warnings[-1][1])
+
+
+def says_no_capacity(told: str) -> bool:
+    """Whether it is an autoscaler's word that it gets no node; a hint only, since Events may be missing."""
+    return any(word in told for word in _NO_CAPACITY)
 
 
 def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:

@@ -284,7 +284,7 @@ def operator(plane: ControlPlane, karpenter: Karpenter, kubelet: Kubelet) -> Ite
 @pytest.fixture
 def runs(operator: Operator, namespace: Client, s3: S3, tmp_path: Path) -> Runs:
     """A namespace with a long source and credentials, looked after by the operator."""
-    return Runs(namespace, s3, tmp_path, documents=1000)
+    return Runs(namespace, s3, tmp_path, documents=2000)
 
 
 @pytest.fixture
@@ -323,21 +323,21 @@ def test_a_run_makes_machines_for_its_workers_and_gives_them_back(
     assert (cells["Phase"], cells["Workers"], cells["Reason"]) == ("Succeeded", "0/0", "NoWorkLeft")
 
 
-def test_workers_go_on_demand_while_spot_is_out_of_stock_and_new_ones_to_spot_again_after_it(
+def test_workers_go_on_demand_while_spot_is_out_of_stock_and_back_to_spot_one_by_one_after_it(
     runs: Runs, karpenter: Karpenter, watched: Watched, diary: Diary
 ) -> None:
     karpenter.stock_out(SPOT)
     runs.apply(model=SLOWER, workers={"max": 2, "pools": [CHEAP, DEAR]})
     diary.note("applied while spot is out of stock")
 
-    watched.wait("0/2", "Unschedulable")
+    watched.wait("0/2", "Unschedulable", "CapacityStockout")
     first = {created(job) for job in runs.jobs("worker")}
     run = watched.wait("2/2", "MinimumReached")
     moved = {created(job) for job in runs.jobs("worker")}
     spot, od = run["status"]["workers"]["pools"]
-    nodes = karpenter.nodes()
     assert (spot["desired"], spot["ready"], spot["stockouts"]) == (0, 0, 1)
-    assert (od["desired"], od["ready"], len(karpenter.nodes(ON_DEMAND))) == (2, 2, len(nodes))
+    assert (od["desired"], od["ready"]) == (2, 2)
+    assert names_of(karpenter.nodes()) == names_of(karpenter.nodes(ON_DEMAND))
     assert (max(moved) - min(first)).total_seconds() <= FALLBACK_SECONDS + 5
 
     karpenter.restock(SPOT)
@@ -346,20 +346,46 @@ def test_workers_go_on_demand_while_spot_is_out_of_stock_and_new_ones_to_spot_ag
     watched.wait("3/3", "MinimumReached")
     assert len(running(runs, "od")) == 3
 
-    until = datetime.fromisoformat(spot["stockoutUntil"])
+    until, ready = datetime.fromisoformat(spot["stockoutUntil"]), []
     wait_until(lambda: watched.look() and now() > until, "the pause is over", within=600)
-    scale(runs, 4)
-    diary.note("scaled to 4 after the pause")
-    run = watched.wait("4/4", "MinimumReached")
-    spot, od = run["status"]["workers"]["pools"]
-    assert (spot["desired"], spot["ready"], spot.get("stockouts")) == (1, 1, None)
-    assert (od["desired"], od["ready"]) == (3, 3)  # workers that run stay where they are
-    assert nodes_of(running(runs, "spot")) == names_of(karpenter.nodes(SPOT))
+    diary.note("the pause is over")
+
+    def is_back() -> bool:
+        workers = watched.look()[1]["status"]["workers"]
+        ready.append(workers["ready"])
+        return [pool["ready"] for pool in workers["pools"]] == [3, 0]
+
+    wait_until(is_back, "all work on spot again", within=240)
+    diary.note("all work on spot again")
+    assert min(ready) >= 2  # one after the other
+    assert nodes_of(running(runs)) == names_of(karpenter.nodes(SPOT))
+    wait_until(lambda: not karpenter.nodes(ON_DEMAND), "the dear machines are gone", within=120)
+    diary.note("the dear machines are gone")
 
     run = finish(runs, diary, karpenter)
     assert (run["status"]["disruptions"], run["status"]["workerFailures"]) == (0, 0)
     fallbacks = runs.namespace.list("events", fields="reason=PoolFallback")
     assert ["pool spot had no node in time" in event["message"] for event in fallbacks] == [True]
+
+
+def test_the_word_of_the_autoscaler_makes_a_patient_pool_give_up_within_a_minute_or_so(
+    runs: Runs, karpenter: Karpenter, watched: Watched, diary: Diary
+) -> None:
+    karpenter.stock_out(SPOT)
+    patient = CHEAP | {"fallbackAfterSeconds": 900}
+    runs.apply(model=SLOWER, workers={"max": 1, "pools": [patient, DEAR]})
+    diary.note("applied while spot is out of stock")
+
+    run = watched.wait("0/1", "CapacityStockout")
+    (waiting,) = runs.jobs("worker")
+    watched.wait("1/1", "MinimumReached", within=150)
+    (moved,) = runs.jobs("worker")
+
+    message = condition(run, "WorkersAvailable")["message"]
+    assert "no capacity is left for gpu-1/test-zone-a/spot" in message
+    assert moved["metadata"]["labels"]["rephrase.io/pool"] == "od"
+    assert 60 <= (created(moved) - created(waiting)).total_seconds() <= 75
+    finish(runs, diary, karpenter)
 
 
 def created(job: Object) -> datetime:

@@ -278,20 +278,27 @@ async def test_events_are_not_asked_for_again_where_they_may_not_be_read(
         return web.json_response({"message": "no"}, status=403)
 
     async with connected(answer) as cluster:
-        told = [await cluster.warning_of("here", "uid") for _ in range(2)]
+        told = [await cluster.warnings_of("here", "uid") for _ in range(2)]
 
-    assert told == ["", ""]
+    assert told == [[], []]
     assert len(asked) == 1
 
 
-async def test_the_last_warning_is_told(connected: Connect) -> None:
+async def test_warnings_are_told_oldest_first(connected: Connect) -> None:
     items = [
-        {"metadata": {}, "lastTimestamp": "2026-01-01T00:00:01Z", "message": "first"},
+        {
+            "metadata": {},
+            "lastTimestamp": "2026-01-01T00:00:01Z",
+            "message": "middle",
+            "reason": "R",
+        },
         {"metadata": {}, "lastTimestamp": "2026-01-01T00:00:02Z", "message": "last"},
-        {"metadata": {}, "eventTime": "2026-01-01T00:00:00Z", "message": "before"},
+        {"metadata": {}, "eventTime": "2026-01-01T00:00:00Z", "message": "first"},
     ]
     async with connected(always(lambda: web.json_response({"items": items}))) as cluster:
-        assert await cluster.warning_of("here", "uid") == "last"
+        told = await cluster.warnings_of("here", "uid")
+
+    assert told == [("", "first"), ("R", "middle"), ("", "last")]
 
 
 @asynccontextmanager
