@@ -432,7 +432,10 @@ def test_a_worker_that_is_deleted_because_its_machine_s_time_is_over_is_a_disrup
             "pods", name, lambda pod: pod["status"]["phase"] == "Failed", "it ends"
         )
         diary.note("it has ended")
-        run = watched.wait("1/1", "MinimumReached")
+        runs.namespace.wait_for(
+            "rephraseruns", "test", lambda run: run["status"].get("disruptions"), "it is counted"
+        )
+        watched.wait("1/1", "MinimumReached")
         run = finish(runs, diary, karpenter)
 
     (ended,) = gone["status"]["containerStatuses"]
