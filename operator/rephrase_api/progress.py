@@ -102,6 +102,7 @@ class CanaryProgress(_Body):
     units: Count = 0
     committed: Count = 0
     documents: Count = 0
+    filtered: Count = 0
     failed_documents: Count = 0
     samples: Samples = Samples()
     tokens: TokenCounts = TokenCounts()

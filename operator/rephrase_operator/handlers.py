@@ -331,6 +331,7 @@ class Handlers:
             attempt=action.attempt,
             start=action.start,
             avoid=action.avoid,
+            units=action.units,
             settings=self.settings,
         )
 

@@ -2,8 +2,8 @@
 
 Why every field is as it is stands in `docs/operator.md`; the traps are Kubernetes' (Job controller 1.30 to
 1.37): a preempted pod must not count (`DisruptionTarget` first), exit 64 must end the run and not be tried
-again, exit 75 is a drain. What may change between attempts of a slot (start, attempt) is outside the
-template hash.
+again, exit 75 is a drain. What may change between attempts of a slot (start, attempt, the canary's units) is
+outside the template hash.
 """
 
 import copy
@@ -39,6 +39,7 @@ def worker_job(
     start: int,
     settings: Settings,
     avoid: Sequence[str] = (),
+    units: int = 0,
 ) -> dict[str, Any]:
     """The Job of one worker.
 
@@ -50,6 +51,7 @@ def worker_job(
         start: unit to begin at.
         settings: the operator's.
         avoid: names of nodes to take last.
+        units: only the first so many are its to do; 0 = all.
     """
     spec = run.spec
     model = names.label_value(spec.model.name or spec.model.uri or "")
@@ -119,6 +121,9 @@ def worker_job(
         {"name": "REPHRASE_SLOT", "value": str(slot)},
         {"name": "REPHRASE_START", "value": str(start)},
     ]
+    if units:
+        job["metadata"]["annotations"][names.UNITS_ANNOTATION] = str(units)
+        _ours(template, names.WORKER)["env"].append({"name": "REPHRASE_UNITS", "value": str(units)})
     if avoid:
         _put_last(template["spec"], avoid)
     return job
@@ -275,6 +280,8 @@ def _manifest(run: RephraseRun) -> dict[str, Any]:
     kept = [{key: pool[key] for key in ("name", "gpu", "engine") if key in pool} for pool in pools]
     # their engine arguments are checked before any GPU is asked for
     spec["workers"] = {"pools": kept}
+    if run.spec.canary.documents:
+        spec["canary"] = {"documents": run.spec.canary.documents}
     return whole | {"metadata": {"name": run.metadata.name}, "spec": spec}
 
 
@@ -363,7 +370,7 @@ def _container(
 
 
 _FROM_THE_POD = {"REPHRASE_POD_UID", "REPHRASE_NODE", "REPHRASE_HOST"}
-_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START"}
+_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_UNITS"}
 _CACHES = {
     "HOME": _CACHE,
     "HF_HOME": f"{_CACHE}/huggingface",

@@ -4,6 +4,7 @@ What holds of every plan, and is tested as such:
 - never more workers than `spec.workers.max`, nor more of a pool than its `max`;
 - planning twice gives the same plan, and plans that are carried out are soon followed by an empty one;
 - no worker is made before the run is planned, while it is stopped, refused or over;
+- as long as the canary is not done, there is one worker, and it does nothing but the canary;
 - a Job is deleted only once its ended pods are settled; live ones are drained and settled when they end.
 """
 
@@ -62,6 +63,7 @@ class StartWorker:
     start: int
     reason: str
     avoid: tuple[str, ...] = ()
+    units: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def plan(
     avoid: Sequence[AvoidedNode] = (),
     stockouts: Mapping[str, Stockout] = MappingProxyType({}),
     gives_up: str | None = None,
+    units: int | None = None,
 ) -> Plan:
     """Decide what to do now.
 
@@ -126,6 +129,7 @@ def plan(
         avoid: nodes that new workers keep away from.
         stockouts: of pools, by name.
         gives_up: pool that one worker is moved away from, to a cheaper one.
+        units: of the canary that is to be done first; None = of no canary, 0 = nobody knows yet.
     """
     settled = frozenset(status.settling)
     if verdict.over:
@@ -152,6 +156,7 @@ def plan(
     )
     workers.ceilings = spread(run, most, running=running, without=without)
     workers.worth = worth
+    workers.units = units
     actions = (*driver, *workers.actions())
     outdated = sum(job.template_hash != template_hashes.get(job.pool) for job in workers.jobs)
     return Plan(actions, desired, unfinished=bool(outdated) or workers.held_back)
@@ -283,6 +288,8 @@ class _Workers:
         """Most workers of each pool, however few units are left."""
         self.worth: int | None = None
         """Most workers for which a start pays; None = no limit."""
+        self.units: int | None = None
+        """Units of the canary that workers are kept to; 0 = not known yet, None = no canary is going on."""
         self.held_back = False
         """More workers are to be made than are made at one look."""
 
@@ -312,6 +319,8 @@ class _Workers:
         if not _may_be_deleted(self._observed, job, self._settled):
             return ""
         if job.complete:
+            if job.units and self.units is None and self._left:
+                return "the canary is done"
             late = job.ended is None or self._passed(job.ended, UNREAD_SECONDS)
             return "it ended though units are left" if late and self._left else ""
         if last is None:
@@ -361,6 +370,10 @@ class _Workers:
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             over = len(mine) - self.ceilings.get(pool, 0)
             extra += [(job, f"pool {pool}: {why}") for job in mine[: max(0, over)]]
+        if self.units:
+            listed = {job.name for job, _ in extra}
+            free = [job for job in jobs if not job.units and job.name not in listed]
+            extra += [(job, "the canary comes first") for job in free]
         gone = {job.name for job, _ in extra}
         waiting = [job for job in jobs if not self._is_running(job) and job.name not in gone]
         late = len(jobs) - len(gone) - max(1, self._left)
@@ -403,6 +416,8 @@ class _Workers:
 
     def _starts(self, jobs: list[JobSeen]) -> Iterable[StartWorker]:
         """New workers for free slots, the lowest first."""
+        if self.units == 0:
+            return
         have = Counter(job.pool for job in jobs)
         taken = {job.slot for job in jobs}
         attempts = Counter[int]()
@@ -421,10 +436,12 @@ class _Workers:
                 slot = _lowest_free(taken)
                 taken.add(slot)
                 started += 1
-                start = bit_reversed_start(slot, self._planned)
+                units = self.units or 0
+                start = bit_reversed_start(slot, units or self._planned)
                 reason = f"{self._desired[pool.name]} workers are wanted in pool {pool.name}"
                 avoid = tuple(sorted(self._avoid))
-                yield StartWorker(slot, attempts[slot] + 1, pool.name, start, reason, avoid)
+                number = attempts[slot] + 1
+                yield StartWorker(slot, number, pool.name, start, reason, avoid, units)
 
 
 def _by_pool(jobs: Iterable[JobSeen]) -> dict[str, list[JobSeen]]:

@@ -84,6 +84,7 @@ class Watch:
             units=self._canary_units,
             committed=account.units,
             documents=account.rows - account.filtered,
+            filtered=account.filtered,
             failed_documents=account.failed_documents(self._rollouts),
             samples=api.Samples(
                 expected=sum(unit.rows for unit in self._units[: self._canary_units])
