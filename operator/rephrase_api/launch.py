@@ -103,6 +103,9 @@ class WorkerLaunch(Launch):
     spec_hash: str = Field("", description="Expected hash of the semantic spec; empty = any.")
     slot: int = Field(0, ge=0, description="Number of the worker among the run's workers.")
     start: int = Field(0, ge=0, description="Unit to begin at.")
+    units: int = Field(
+        0, ge=0, description="Only units below this one are done, those of the canary; 0 = all."
+    )
     pool: str = Field("", description="Name of the worker pool.")
     gpus: int = Field(0, ge=0, description="GPUs of this worker.")
     engine_args: tuple[str, ...] = ()

@@ -91,6 +91,34 @@ class WorkerProgress(_Body):
     heartbeat_age_seconds: Number = 0.0
 
 
+class CanaryProgress(_Body):
+    """The first units of the plan, enough to hold the documents of `spec.canary`; counts of those committed.
+
+    `asked` is the spec's number. `output_tokens` is the mean of a sample by prompt; `tokens_per_second` is of
+    one worker while it generates, with its `pool` and `gpus`: 0 before it was measured.
+    """
+
+    asked: Count = 0
+    units: Count = 0
+    committed: Count = 0
+    documents: Count = 0
+    filtered: Count = 0
+    failed_documents: Count = 0
+    samples: Samples = Samples()
+    tokens: TokenCounts = TokenCounts()
+    output_tokens: dict[str, Number] = {}
+    reasons: dict[str, Count] = {}
+    flags: dict[str, Count] = {}
+    tokens_per_second: Number = 0.0
+    pool: str = ""
+    gpus: Count = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all its units are committed."""
+        return self.committed >= self.units
+
+
 class Progress(_Body):
     """Everything the driver knows about a run."""
 
@@ -108,5 +136,6 @@ class Progress(_Body):
     tokens: TokenCounts = TokenCounts()
     rates: Rates = Rates()
     last_progress_time: AwareDatetime | None = None
+    canary: CanaryProgress | None = None
     gone: Gone = Gone()
     workers: tuple[WorkerProgress, ...] = ()

@@ -15,6 +15,7 @@ from rephrase_api.v1alpha1.status import Condition, ProgressStatus, RephraseRunS
 from rephrase_api.v1alpha1.workers import MAX_WORKERS
 from rephrase_api.words import duration
 from rephrase_operator.availability import summary
+from rephrase_operator.canary import Stage
 from rephrase_operator.look import Look
 from rephrase_operator.scaling import needed, seconds_late
 from rephrase_operator.settle import seconds_by_pool
@@ -35,7 +36,7 @@ def conditions_of(look: Look) -> tuple[Condition, ...]:
         _C.PLANNED: _planned(look),
         _C.WORKERS_AVAILABLE: _workers_available(look),
         _C.PROGRESSING: _progressing(look),
-        _C.CANARY_PASSED: _canary(look.run),
+        _C.CANARY_PASSED: _canary(look),
         _C.BUDGET_EXHAUSTED: _budget(look),
         _C.DEADLINE_AT_RISK: _deadline(look),
         _C.SUSPENDED: _suspended(look),
@@ -102,6 +103,8 @@ _DRIVER_TROUBLE = {_R.CRASH_LOOP, _R.ACCESS_REFUSED, _R.STORAGE_FULL}
 
 def _workers_available(look: Look) -> _Said:
     ready, least = len(look.ready), max(1, look.run.spec.workers.min)
+    if look.canary.holds:
+        least = 1
     desired = sum(look.plan.desired.values())
     blocked = summary(look.blockages)
     if look.verdict.over:
@@ -183,10 +186,25 @@ def _progressing(look: Look) -> _Said:
     return _S.UNKNOWN, _R.STARTING, "no worker has finished a sample lately"
 
 
-def _canary(run: RephraseRun) -> _Said:
-    asked = run.spec.canary.documents
-    message = "spec.canary has no effect in this version" if asked else "no canary was asked for"
-    return _S.TRUE, _R.NOT_REQUESTED, message
+def _canary(look: Look) -> _Said:
+    canary, stopped = look.canary, look.verdict.stopped
+    if canary.stage is Stage.NOT_REQUESTED:
+        return _S.TRUE, _R.NOT_REQUESTED, canary.message
+    if canary.stage is Stage.PASSED:
+        return _S.TRUE, _R.WITHIN_LIMITS, canary.message
+    if look.verdict.complete:
+        return _S.TRUE, _R.WITHIN_LIMITS, "the run is complete"
+    if stopped is not None and stopped.reason is _R.FAILURE_LIMIT:
+        return _S.FALSE, _R.LIMIT_EXCEEDED, stopped.message
+    return _S.FALSE, _CANARY[canary.stage], canary.message
+
+
+_CANARY = {
+    Stage.UNKNOWN: _R.RUNNING,
+    Stage.RUNNING: _R.RUNNING,
+    Stage.AWAITING: _R.AWAITING_APPROVAL,
+    Stage.EXCEEDED: _R.LIMIT_EXCEEDED,
+}
 
 
 def _budget(look: Look) -> _Said:

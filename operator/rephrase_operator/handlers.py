@@ -404,6 +404,7 @@ class Handlers:
             start=action.start,
             avoid=action.avoid,
             stop_at=action.stop_at,
+            units=action.units,
             settings=self.settings,
         )
 

@@ -2,8 +2,8 @@
 
 Why every field is as it is stands in `docs/operator.md`; the traps are Kubernetes' (Job controller 1.30 to
 1.37): a preempted pod must not count (`DisruptionTarget` first), exit 64 must end the run and not be tried
-again, exit 75 is a drain. What may change between attempts of a slot (start, attempt) is outside the
-template hash.
+again, exit 75 is a drain. What may change between attempts of a slot (start, attempt, the canary's units) is
+outside the template hash.
 """
 
 import copy
@@ -42,6 +42,7 @@ def worker_job(
     settings: Settings,
     avoid: Sequence[str] = (),
     stop_at: datetime | None = None,
+    units: int = 0,
 ) -> dict[str, Any]:
     """The Job of one worker.
 
@@ -54,6 +55,7 @@ def worker_job(
         settings: the operator's.
         avoid: names of nodes to take last.
         stop_at: when it drains by itself unless that is put off; None = never.
+        units: only the first so many are its to do; 0 = all.
     """
     spec = run.spec
     model = names.label_value(spec.model.name or spec.model.uri or "")
@@ -125,6 +127,9 @@ def worker_job(
         {"name": "REPHRASE_STOP_AT_FILE", "value": f"{_ABOUT_POD}/stop-at"},
     ]
     _mount_stop_time(template, stop_at)
+    if units:
+        job["metadata"]["annotations"][names.UNITS_ANNOTATION] = str(units)
+        _ours(template, names.WORKER)["env"].append({"name": "REPHRASE_UNITS", "value": str(units)})
     if avoid:
         _put_last(template["spec"], avoid)
     return job
@@ -294,6 +299,8 @@ def _manifest(run: RephraseRun) -> dict[str, Any]:
     kept = [{key: pool[key] for key in ("name", "gpu", "engine") if key in pool} for pool in pools]
     # their engine arguments are checked before any GPU is asked for
     spec["workers"] = {"pools": kept}
+    if run.spec.canary.documents:
+        spec["canary"] = {"documents": run.spec.canary.documents}
     return whole | {"metadata": {"name": run.metadata.name}, "spec": spec}
 
 
@@ -382,7 +389,7 @@ def _container(
 
 
 _FROM_THE_POD = {"REPHRASE_POD_UID", "REPHRASE_NODE", "REPHRASE_HOST"}
-_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_STOP_AT_FILE"}
+_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_STOP_AT_FILE", "REPHRASE_UNITS"}
 _CACHES = {
     "HOME": _CACHE,
     "HF_HOME": f"{_CACHE}/huggingface",

@@ -13,10 +13,12 @@ from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus, ScalingStatus
 from rephrase_operator.availability import Blockage, blockage, summary
+from rephrase_operator.canary import NO_CANARY, Canary, Stage, canary
 from rephrase_operator.capacity import Stockout, dearer, stockouts
 from rephrase_operator.observed import Observed, PodSeen, ready_pods
 from rephrase_operator.plan import Plan, plan
 from rephrase_operator.scaling import (
+    CANARY,
     Pace,
     pace,
     seconds_late,
@@ -52,6 +54,7 @@ class Look:
         stockouts: of pools, by name.
         scaling: how many workers were decided on, and why.
         pace: how fast the run goes, None while that is not known.
+        canary: where it stands.
         applied: whether all of the plan was carried out.
     """
 
@@ -67,6 +70,7 @@ class Look:
     stockouts: Mapping[str, Stockout] = field(default_factory=dict)
     scaling: ScalingStatus | None = None
     pace: Pace | None = None
+    canary: Canary = NO_CANARY
     applied: bool = True
 
     @property
@@ -150,6 +154,7 @@ def decide(
         unseen_in=_dearest(run, prices),
     )
     seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
+    first = canary(run, before, observed)
     verdict = judge(
         run,
         before,
@@ -159,13 +164,18 @@ def decide(
         spent=cost.at_least(seconds, prices),
         reserve=drain_cost(run, observed, prices, settings=settings),
         template_hashes=template_hashes,
+        canary=first,
         settings=settings,
     )
     gpus = {pool.name: max(1, pool.gpu.count if pool.gpu else 0) for pool in run.spec.pools()}
     held = sum(one / gpus.get(pool, 1) for pool, one in seconds.items())
-    speed = pace(run, before, observed, held_seconds=held)
+    speed = pace(run, before, observed, held_seconds=held, canary=first.facts)
     start = start_seconds(run, observed)
     scaling = settled_on(run, wanted(run, speed, start=start, now=now), before.scaling, now=now)
+    if first.holds:
+        scaling = ScalingStatus(target=1, reason=CANARY, message=first.message)
+        if first.stage is Stage.UNKNOWN and before.scaling is not None:  # till the driver has told
+            scaling = before.scaling
     late = seconds_late(run, speed, now=now)
     short = stockouts(run, before, observed, now=now, in_time=late is None or late <= 0)
     todo = plan(
@@ -180,7 +190,12 @@ def decide(
         avoid=settlement.avoid,
         stockouts=short,
         stop_at=stop_time(run, observed, prices, spent=cost.at_least(seconds, prices), now=now),
-        gives_up=dearer(run, observed, short, prices=prices, pace=speed, now=now),
+        gives_up=(
+            dearer(run, observed, short, prices=prices, pace=speed, now=now)
+            if not first.holds
+            else None
+        ),
+        units=first.units,
     )
     return Look(
         run=run,
@@ -195,6 +210,7 @@ def decide(
         stockouts=short,
         scaling=scaling,
         pace=speed,
+        canary=first,
     )
 
 

@@ -32,7 +32,7 @@ class Ending(Enum):
     """What the end of a pod means."""
 
     DONE = "done"
-    """All units are committed."""
+    """All units that it was to do are committed."""
     EXPECTED = "expected"
     """The operator, or the user, stopped it."""
     DISRUPTION = "disruption"
@@ -53,6 +53,7 @@ class JobSeen:
         message: Kubernetes' sentence on the failure.
         ended: when it was complete or had failed.
         resumed: when its queue last held it back or let it go on; None if it never did.
+        units: its worker does only the first so many; 0 = all.
     """
 
     name: str
@@ -71,6 +72,7 @@ class JobSeen:
     message: str
     ended: datetime | None
     resumed: datetime | None = None
+    units: int = 0
 
     @property
     def finished(self) -> bool:
@@ -241,6 +243,7 @@ def job_seen(body: Mapping[str, Any]) -> JobSeen:
         resumed=_time(held["lastTransitionTime"])
         if (held := conditions.get("Suspended"))
         else None,
+        units=int(meta.get("annotations", {}).get(names.UNITS_ANNOTATION, 0)),
     )
 
 

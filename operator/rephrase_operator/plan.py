@@ -4,6 +4,7 @@ What holds of every plan, and is tested as such:
 - never more workers than `spec.workers.max`, nor more of a pool than its `max`;
 - planning twice gives the same plan, and plans that are carried out are soon followed by an empty one;
 - no worker is made before the run is planned, while it is stopped, refused or over;
+- as long as the canary is not done, there is one worker, and it does nothing but the canary;
 - a Job is deleted only once its ended pods are settled; live ones are drained and settled when they end.
 """
 
@@ -65,6 +66,7 @@ class StartWorker:
     reason: str
     avoid: tuple[str, ...] = ()
     stop_at: datetime | None = None
+    units: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def plan(
     stockouts: Mapping[str, Stockout] = MappingProxyType({}),
     gives_up: str | None = None,
     stop_at: datetime | None = None,
+    units: int | None = None,
 ) -> Plan:
     """Decide what to do now.
 
@@ -140,6 +143,7 @@ def plan(
         stockouts: of pools, by name.
         gives_up: pool that one worker is moved away from, to a cheaper one.
         stop_at: when workers drain by themselves, should no operator put it off; None = never.
+        units: of the canary that is to be done first; None = of no canary, 0 = nobody knows yet.
     """
     settled = frozenset(status.settling)
     if verdict.over:
@@ -168,6 +172,7 @@ def plan(
     workers.ceilings = spread(run, most, running=running, without=without)
     workers.worth = worth
     workers.stop_at = stop_at
+    workers.units = units
     actions = (*driver, *workers.actions())
     gone = {action.uid for action in actions if isinstance(action, DeleteJob)}
     owners = {pod.uid: pod.owner for pod in observed.worker_pods}
@@ -317,6 +322,8 @@ class _Workers:
         """Most workers for which a start pays; None = no limit."""
         self.stop_at: datetime | None = None
         """When new workers drain by themselves."""
+        self.units: int | None = None
+        """Units of the canary that workers are kept to; 0 = not known yet, None = no canary is going on."""
         self.held_back = False
         """More workers are to be made than are made at one look."""
 
@@ -346,6 +353,8 @@ class _Workers:
         if not _may_be_deleted(self._observed, job, self._settled):
             return ""
         if job.complete:
+            if job.units and self.units is None and self._left:
+                return "the canary is done"
             late = job.ended is None or self._passed(job.ended, UNREAD_SECONDS)
             return "it ended though units are left" if late and self._left else ""
         if last is None:
@@ -397,6 +406,10 @@ class _Workers:
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             over = len(mine) - self.ceilings.get(pool, 0)
             extra += [(job, f"pool {pool}: {why}") for job in mine[: max(0, over)]]
+        if self.units:
+            listed = {job.name for job, _ in extra}
+            free = [job for job in jobs if not job.units and job.name not in listed]
+            extra += [(job, "the canary comes first") for job in free]
         gone = {job.name for job, _ in extra}
         waiting = [job for job in jobs if not self._is_running(job) and job.name not in gone]
         late = len(jobs) - len(gone) - max(1, self._left)
@@ -439,6 +452,8 @@ class _Workers:
 
     def _starts(self, jobs: list[JobSeen]) -> Iterable[StartWorker]:
         """New workers for free slots, the lowest first."""
+        if self.units == 0:
+            return
         have = Counter(job.pool for job in jobs)
         taken = {job.slot for job in jobs}
         attempts = Counter[int]()
@@ -457,11 +472,19 @@ class _Workers:
                 slot = _lowest_free(taken)
                 taken.add(slot)
                 started += 1
-                start = bit_reversed_start(slot, self._planned)
+                units = self.units or 0
+                start = bit_reversed_start(slot, units or self._planned)
                 reason = f"{self._desired[pool.name]} workers are wanted in pool {pool.name}"
                 avoid = tuple(sorted(self._avoid))
                 yield StartWorker(
-                    slot, attempts[slot] + 1, pool.name, start, reason, avoid, self.stop_at
+                    slot,
+                    attempts[slot] + 1,
+                    pool.name,
+                    start,
+                    reason,
+                    avoid,
+                    stop_at=self.stop_at,
+                    units=units,
                 )
 
 

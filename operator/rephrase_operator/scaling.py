@@ -14,7 +14,7 @@ from statistics import median
 
 from rephrase_api.progress import WorkerProgress
 from rephrase_api.v1alpha1 import RephraseRun
-from rephrase_api.v1alpha1.status import RephraseRunStatus, ScalingStatus
+from rephrase_api.v1alpha1.status import CanaryStatus, RephraseRunStatus, ScalingStatus
 from rephrase_operator.observed import Observed, ready_pods
 
 COOL_DOWN_SECONDS = 600
@@ -30,6 +30,10 @@ MEASURING_SHARE = 8
 """One worker in so many starts before anything is known of the rate."""
 NEAR_STARTS = 20
 """A deadline that is nearer than so many start-ups leaves no time to measure first."""
+
+
+CANARY = "Canary"
+"""Reason of the one worker that does the canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +87,21 @@ def start_seconds(run: RephraseRun, observed: Observed) -> float:
 
 
 def pace(
-    run: RephraseRun, status: RephraseRunStatus, observed: Observed, *, held_seconds: float
+    run: RephraseRun,
+    status: RephraseRunStatus,
+    observed: Observed,
+    *,
+    held_seconds: float,
+    canary: CanaryStatus | None = None,
 ) -> Pace | None:
-    """How fast the run goes; None while no worker has generated long enough to tell.
+    """How fast the run goes; None while neither a worker nor the canary has shown it.
 
     Args:
         run: as the API server has it.
         status: as it was last written; it knows the disruptions.
         observed: what is there.
         held_seconds: of all workers so far.
+        canary: what it has shown; counts until a worker has generated long enough.
     """
     progress = observed.progress
     ready = ready_pods(observed, lease_seconds=run.spec.durability.lease_seconds)
@@ -104,18 +114,30 @@ def pace(
         and worker.tokens_per_second
         and worker.samples
     ]
-    if progress is None or not warm or not progress.samples.expected:
+    if progress is None or not progress.samples.expected:
         return None
-    tokens_per_sample = max(
-        1.0,
-        sum(worker.completion_tokens for worker in warm) / sum(worker.samples for worker in warm),
-    )
-    tokens_per_second = sum(worker.tokens_per_second for worker in warm) / len(warm)
+    if warm:
+        tokens = sum(worker.completion_tokens for worker in warm)
+        samples = sum(worker.samples for worker in warm)
+        tokens_per_second = sum(worker.tokens_per_second for worker in warm) / len(warm)
+    elif canary is not None and canary.completion_tokens_per_second:
+        tokens, samples = _made(canary)
+        tokens_per_second = canary.completion_tokens_per_second
+    else:
+        return None
+    tokens_per_sample = max(1.0, tokens / max(1, samples))
     start = start_seconds(run, observed)
     rate = CARE * tokens_per_second / tokens_per_sample * _uptime(run, status, start, held_seconds)
     left = max(0, progress.samples.expected - progress.samples.finished)
     unit = progress.samples.expected / max(1, progress.units.planned)
     return Pace(work=left / rate, tail=min(unit, left) / rate, start=start, workers=len(ready))
+
+
+def _made(canary: CanaryStatus) -> tuple[int, int]:
+    """Tokens and samples of a canary."""
+    tokens, made = canary.tokens, canary.samples
+    samples = (made.written or 0) + (made.skipped or 0) + (made.failed or 0) if made else 0
+    return (tokens.completion or 0) if tokens else 0, samples
 
 
 def _workers(observed: Observed) -> Sequence[WorkerProgress]:
@@ -224,7 +246,7 @@ def settled_on(
         nearly_done: whether it is too late to let workers go.
     """
     least, most = _bounds(run)
-    if before is None or before.target is None:
+    if before is None or before.target is None or before.reason == CANARY:
         return ScalingStatus(target=wish.workers, reason=wish.reason, message=wish.message)
     old = min(max(before.target, least), most)
     if wish.reason == "Measuring":  # the rate was known, and will be again

@@ -16,6 +16,7 @@ from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.words import duration
 from rephrase_operator.availability import summary
 from rephrase_operator.conditions import conditions_of, holds, phase
+from rephrase_operator.expected import estimate
 from rephrase_operator.look import Look
 from rephrase_operator.settle import seconds_by_pool
 
@@ -50,6 +51,8 @@ def status_of(look: Look) -> api.RephraseRunStatus:
         disruptions=sum(pool.disruptions for pool in pools),
         worker_failures=sum(pool.failures for pool in pools),
         cost=_cost(look, seconds, progress),
+        canary=look.canary.facts,
+        estimate=estimate(look),
         eta=_eta(look, over=over),
         estimated_completion_time=_end(look, over=over),
         output=_output(run),

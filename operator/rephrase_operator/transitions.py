@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
-from rephrase_api.v1alpha1.status import Condition, PoolStatus, RephraseRunStatus
+from rephrase_api.v1alpha1.status import (
+    CanaryStatus,
+    Condition,
+    PoolStatus,
+    RephraseRunStatus,
+)
 from rephrase_operator.observed import Ending, PodSeen
 
 _C, _S, _R = ConditionType, ConditionStatus, Reason
@@ -39,10 +44,16 @@ def is_urgent(before: RephraseRunStatus, after: RephraseRunStatus) -> bool:
         or [pool.stockout_until for pool in _pools(before)]
         != [pool.stockout_until for pool in _pools(after)]
         or (before.scaling and before.scaling.target) != (after.scaling and after.scaling.target)
+        or (_is_done(after.canary) and before.canary != after.canary)
         or before.inherited_gpu_seconds != after.inherited_gpu_seconds
         or before.observed_generation != after.observed_generation
         or (before.workers and before.workers.display) != (after.workers and after.workers.display)
     )
+
+
+def _is_done(canary: CanaryStatus | None) -> bool:
+    """Whether it will be written for the last time: its driver may be gone at the next look."""
+    return canary is not None and canary.committed == canary.units
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,8 @@ def _kind_of_event(one: Condition, before: Condition | None) -> str:
     if before is not None and (before.status, before.reason) == (one.status, one.reason):
         return ""
     kind = ConditionType(one.type)
+    if one.reason == _R.NOT_REQUESTED:
+        return ""
     if one.status is _S.TRUE:
         return _WHEN_TRUE.get(kind, "")
     if one.status is _S.FALSE:
@@ -135,6 +148,7 @@ def _kind_of_event(one: Condition, before: Condition | None) -> str:
 _WHEN_TRUE = {
     _C.PLANNED: "Normal",
     _C.WORKERS_AVAILABLE: "Normal",
+    _C.CANARY_PASSED: "Normal",
     _C.SUSPENDED: "Normal",
     _C.COMPLETE: "Normal",
     _C.BUDGET_EXHAUSTED: "Warning",
@@ -153,10 +167,12 @@ _TROUBLE = {
     ),
     *(_R.POD_CREATION_BLOCKED, _R.IMAGE_PULL, _R.VOLUME_MOUNT, _R.CRASH_LOOP),
     *(_R.ACCESS_REFUSED, _R.STORAGE_FULL, _R.STALLED),
+    *(_R.LIMIT_EXCEEDED, _R.AWAITING_APPROVAL),
 }
 _NAMES: Mapping[tuple[ConditionType, ConditionStatus], str] = {
     (_C.PLANNED, _S.TRUE): "Planned",
     (_C.WORKERS_AVAILABLE, _S.TRUE): "WorkersAvailable",
+    (_C.CANARY_PASSED, _S.TRUE): "CanaryPassed",
     (_C.SUSPENDED, _S.TRUE): "Suspended",
     (_C.SUSPENDED, _S.FALSE): "Resumed",
     (_C.COMPLETE, _S.TRUE): "Completed",

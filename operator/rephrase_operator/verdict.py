@@ -14,10 +14,12 @@ from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.policy import OnBudgetExhausted
 from rephrase_api.v1alpha1.status import Condition, RecentFailure, RephraseRunStatus
+from rephrase_operator.canary import NO_CANARY, Canary, Stage
 from rephrase_operator.observed import Observed
 from rephrase_operator.settings import Settings
 
 _FATAL = {Reason.INVALID_SPEC, Reason.INVALID_MODEL, Reason.SPEC_MISMATCH}
+_STOPS = {Stage.EXCEEDED: Reason.FAILURE_LIMIT, Stage.AWAITING: Reason.AWAITING_APPROVAL}
 REMEMBERED_STOPS = frozenset(
     {Reason.FAILURE_LIMIT, Reason.WORKERS_NEVER_READY, Reason.BUDGET_EXHAUSTED}
 )
@@ -65,6 +67,7 @@ def judge(
     reserve: Decimal,
     template_hashes: Mapping[str, str],
     settings: Settings,
+    canary: Canary = NO_CANARY,
 ) -> Verdict:
     """Decide where the run stands.
 
@@ -78,6 +81,7 @@ def judge(
         reserve: money that the workers there are cost until they are drained.
         template_hashes: of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
         settings: the operator's.
+        canary: where it stands.
     """
     if (before := true_condition(status, ConditionType.FAILED)) is not None:
         return Verdict(refused, failed=_cause(before))
@@ -99,6 +103,8 @@ def judge(
         return Verdict(refused, stopped=kept)
     if told is not None and told.reason is Reason.FAILURE_LIMIT:
         return Verdict(refused, stopped=told)
+    if canary.stage in _STOPS:
+        return Verdict(refused, stopped=Cause(_STOPS[canary.stage], canary.message))
     return Verdict(refused, stopped=_crash_loop(status, observed, failures, settings))
 
 

@@ -18,6 +18,7 @@ class Tally:
 
     counts: dict[str, Counts]
     reasons: dict[str, int]
+    flags: dict[str, int]
     tokens: Tokens
     truncated: int
 
@@ -33,15 +34,18 @@ def tally(samples: Iterable[Sample], prompts: Iterable[str], *, part_bytes: int 
     outcomes: Counter[tuple[str, Status]] = Counter()
     length: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    prompt_tokens = completion_tokens = truncated = 0
+    flags: Counter[str] = Counter()
+    generated: Counter[str] = Counter()
+    prompt_tokens = truncated = 0
     for sample in samples:
         name = sample.key.prompt
         outcomes[name, sample.status] += 1
         length[name] += len(sample.text)
         if sample.reason:
             reasons[sample.reason] += 1
+        flags.update(sample.flags)
         prompt_tokens += sample.prompt_tokens
-        completion_tokens += sample.completion_tokens
+        generated[name] += sample.completion_tokens
         truncated += sample.truncated
     total = max(1, length.total())
     counts = {
@@ -51,11 +55,14 @@ def tally(samples: Iterable[Sample], prompts: Iterable[str], *, part_bytes: int 
             skipped=outcomes[name, Status.SKIPPED],
             failed=outcomes[name, Status.FAILED],
             bytes=part_bytes * length[name] // total,
+            tokens=generated[name],
         )
         for name in sorted(prompts)
     }
-    tokens = Tokens(prompt=prompt_tokens, completion=completion_tokens)
-    return Tally(counts, dict(sorted(reasons.items())), tokens, truncated)
+    tokens = Tokens(prompt=prompt_tokens, completion=generated.total())
+    return Tally(
+        counts, dict(sorted(reasons.items())), dict(sorted(flags.items())), tokens, truncated
+    )
 
 
 def imbalances(commit: Commit, *, rows: int, rollouts: Mapping[str, int]) -> list[str]:
@@ -96,6 +103,7 @@ class Account:
     filtered: int = 0
     counts: dict[str, Counts] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
     tokens: Tokens = field(default_factory=Tokens)
     truncated: int = 0
 
@@ -107,6 +115,7 @@ class Account:
         for name, counts in commit.counts.items():
             self.counts[name] = self.counts.get(name, Counts()).plus(counts)
         self.reasons.update(commit.reasons)
+        self.flags.update(commit.flags)
         self.tokens = self.tokens.plus(commit.tokens)
         self.truncated += commit.truncated
 
@@ -117,6 +126,11 @@ class Account:
         for counts in self.counts.values():
             total = total.plus(counts)
         return total
+
+    def failed_documents(self, rollouts: Mapping[str, int]) -> int:
+        """Documents that failed, at least: those that the worst prompt needs for its failed samples."""
+        counts = self.counts.items()
+        return max((-(-count.failed // rollouts[prompt]) for prompt, count in counts), default=0)
 
 
 def group_end(

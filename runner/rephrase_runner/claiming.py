@@ -30,7 +30,7 @@ class Claimer:
 
     Args:
         ledger: the run.
-        units: how many units the plan has.
+        units: only those below are ours to do; all that the plan has, but for a canary.
         heart: lists what is claimed.
         start: unit to begin at.
         describe: gives the `Hold` of a claimed unit for heartbeats, given unit and epoch.
@@ -75,7 +75,7 @@ class Claimer:
 
     @property
     def all_committed(self) -> bool:
-        """Whether every unit of the plan is known to be committed."""
+        """Whether every unit that is ours to do is known to be committed."""
         return self.board.committed == len(self.board)
 
     def committed(self, unit: int) -> None:
@@ -219,7 +219,7 @@ class Claimer:
             progress, meta = found
             if progress.stop is not None:
                 raise Drained(f"the driver stops the run: {progress.stop.message}")
-            self.tail = progress.tail
+            self.tail = tuple(held for held in progress.tail if held.unit < len(self.board))
             for first, end in progress.committed:
                 self.board.commit(first, end)
             age = (own.modified - meta.modified).total_seconds() if own is not None else 0.0
@@ -230,6 +230,6 @@ class Claimer:
             return  # a listing of a large run is thousands of requests: not at every look
         self._listed_at = now
         for unit in await self._ledger.committed_units():
-            if not self.board.is_committed(unit):
+            if unit < len(self.board) and not self.board.is_committed(unit):
                 self._found_commit(unit)
         self.board.free_all_taken([*await self._ledger.claimed_units(), *self._mine])

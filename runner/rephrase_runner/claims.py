@@ -106,7 +106,8 @@ class Board:
     """What a worker believes about all units: free, taken or committed. One byte each.
 
     Beliefs come from progress.json, listings and lost claims; they may be wrong both ways. A unit
-    believed taken is found again by `open_units` once nothing seems free.
+    believed taken is found again by `open_units` once nothing seems free. Units beyond its end are
+    no concern of the worker's: he does the first ones of the plan only.
     """
 
     FREE, TAKEN, COMMITTED = 0, 1, 2
@@ -119,11 +120,12 @@ class Board:
 
     def commit(self, first: int, end: int) -> None:
         """Units [first, end) are committed; a fact that is never unset."""
+        first, end = min(first, len(self)), min(end, len(self))
         self._state[first:end] = bytes([self.COMMITTED]) * (end - first)
 
     def take(self, unit: int) -> None:
         """The unit is believed to be held, by us or by another."""
-        if self._state[unit] == self.FREE:
+        if unit < len(self) and self._state[unit] == self.FREE:
             self._state[unit] = self.TAKEN
 
     def free_all_taken(self, taken: Iterable[int]) -> None:

@@ -129,10 +129,8 @@ def run(
     ignored = cluster_only_fields(found.spec)
     if ignored:
         shown.note(f"only a cluster can honor {', '.join(ignored)}; left aside here")
-    if found.spec.canary.documents:
-        shown.note("spec.canary is not in this version; all documents are done at once")
     count = workers or local.worker_count(found, local.gpu_devices())
-    logs = _state_folder() / name / time.strftime("%Y%m%dT%H%M%S")
+    logs = _logs(name)
     supervisor = local.Supervisor(found, workers=count, display=shown, logs=logs)
     try:
         result = asyncio.run(supervisor.run())
@@ -149,6 +147,10 @@ def run(
         if result.code is ExitCode.DRAINED:
             complain(f"to continue: rephrase run {manifest}")
     return int(result.code)
+
+
+def _logs(name: str) -> Path:
+    return _state_folder() / name / time.strftime("%Y%m%dT%H%M%S")
 
 
 def _state_folder() -> Path:
@@ -202,11 +204,18 @@ def plan(
         Path | None,
         typer.Option(help="Price list, for pools without a price.", metavar="PRICES.YAML"),
     ] = None,
+    canary: Annotated[
+        bool,
+        typer.Option(
+            "--canary", help="Start the run here and do its canary (spec.canary.documents) first."
+        ),
+    ] = False,
     as_json: JSON = False,
 ) -> int:
     """Say what a run would take (tokens, GPU hours, money, time) without touching documents or model.
 
-    Reads the manifest, the source's listing and footers, and what the output holds; writes nothing.
+    Reads the manifest, the source's listing and footers, and what the output holds; writes nothing, but
+    with --canary, which is a start of the run that stops after its first units.
 
     Example: rephrase plan run.yaml --prices prices.yaml
     """
@@ -215,6 +224,8 @@ def plan(
 
     found = read_manifest(manifest)
     listed = None if prices is None else parse_prices(_read_yaml(prices), where=str(prices))
+    if canary and (code := _canary(found, manifest)) is not ExitCode.OK:
+        return int(code)
     told = asyncio.run(forecast.forecast(found, listed))
     if as_json:
         say(json.dumps(forecast.plain(told)))
@@ -222,6 +233,40 @@ def plan(
         for line in forecast.lines(told):
             say(line)
     return int(ExitCode.OK)
+
+
+def _canary(found: RephraseRun, manifest: Path) -> ExitCode:
+    """Do the canary of a run; all that is shown goes to standard error, beside the plan."""
+    from rephrase_runner import display, local
+
+    if not found.spec.canary.documents:
+        raise InvalidSpec(
+            "is 0: there is no canary to measure",
+            where="spec.canary.documents",
+            remedy="Set it, as in canary: {documents: 1000}.",
+        )
+    name = found.metadata.name
+    shown: display.Display = (
+        display.LiveDisplay(err, name)
+        if err.is_terminal
+        else display.PlainDisplay(err, time.monotonic)
+    )
+    shown.note(
+        f"this starts the run: its first units are written to {found.spec.output.uri}, and rephrase run "
+        "goes on from there"
+    )
+    logs = _logs(name)
+    supervisor = local.Supervisor(found, workers=1, display=shown, logs=logs, only_canary=True)
+    try:
+        result = asyncio.run(supervisor.run())
+    finally:
+        shown.close()
+    if result.code is not ExitCode.OK:
+        complain(f"{result.reason}: {result.error}")
+        complain(f"logs: {logs}")
+        if result.code is ExitCode.DRAINED:
+            complain(f"to continue: rephrase plan {manifest} --canary")
+    return result.code
 
 
 @app.command()

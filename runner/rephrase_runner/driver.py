@@ -151,7 +151,14 @@ class Driver:
     async def _carry_out(self, book: Ledger, spec: SpecRecord, plan: Plan) -> Manifest:
         """Watch the workers and publish until the manifest is written."""
         lease = self._spec.durability.lease_seconds
-        watch = Watch(book, plan, await book.units(plan), self._rollouts, lease_seconds=lease)
+        watch = Watch(
+            book,
+            plan,
+            await book.units(plan),
+            self._rollouts,
+            lease_seconds=lease,
+            canary_documents=self._spec.canary.documents,
+        )
         running = api.Progress(phase="Running", spec_hash=spec.hash)
         publisher = Publisher(
             book,
@@ -244,18 +251,28 @@ class Driver:
         )
 
     def _stop(self, watch: Watch) -> records.Stop | None:
-        """Whether more documents failed than the spec allows (share and count both exceeded)."""
+        """Whether more documents failed than the spec allows, of the whole run or of its canary."""
         limit = self._spec.retries.max_failed_documents
         failed, documents = watch.failed_documents, watch.finished_documents
-        if not limit.exceeded_by(failed, documents):
-            return None
-        return records.Stop(
-            reason=FailureLimit.reason,
-            message=(
+        first = watch.canary
+        if limit.exceeded_by(failed, documents):
+            message = (
                 f"{failed} of {documents} finished documents failed, more than {limit.share} and "
                 f"{limit.count} (spec.retries.maxFailedDocuments)"
-            ),
-        )
+            )
+        elif (
+            first is not None
+            and first.done
+            and limit.exceeded_by_canary(first.failed_documents, first.documents)
+        ):
+            reasons = ", ".join(f"{reason} {count}" for reason, count in first.reasons.items())
+            message = (
+                f"{first.failed_documents} of the {first.documents} documents of the canary failed, more "
+                f"than {limit.share} (spec.retries.maxFailedDocuments.share); samples by reason: {reasons}"
+            )
+        else:
+            return None
+        return records.Stop(reason=FailureLimit.reason, message=message)
 
     def _manifest(self, watch: Watch, spec: SpecRecord, publisher: Publisher) -> Manifest:
         """The account of the finished run; raises if it does not close."""

@@ -1,6 +1,6 @@
 """All heartbeats of a run, folded to what the driver reports. One listing a tick, changed ones read."""
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Container
 from datetime import datetime
 
@@ -134,6 +134,24 @@ class Fold:
     def tokens_per_second(self) -> float:
         """Completion tokens per second of the workers that are alive."""
         return sum(seen.heartbeat.tokens_per_second for seen in self._all() if self._lives(seen))
+
+    def speed_of(self, workers: Container[str]) -> tuple[float, str, int]:
+        """Completion tokens per second of one of these workers while it generates, its pool and GPUs.
+
+        Those of the pool that has generated most; 0 if none has yet.
+        """
+        tokens: Counter[tuple[str, int]] = Counter()
+        seconds: defaultdict[tuple[str, int], float] = defaultdict(float)
+        for seen in self._all():
+            beat = seen.heartbeat
+            if beat.worker in workers:
+                tokens[beat.pool, beat.gpus] += beat.generated_tokens
+                seconds[beat.pool, beat.gpus] += beat.seconds.get("generating", 0.0)
+        measured = {place: count for place, count in tokens.items() if count and seconds[place]}
+        if not measured:
+            return 0.0, "", 0
+        place = max(measured, key=lambda place: measured[place])
+        return measured[place] / seconds[place], *place
 
     @property
     def samples_per_second(self) -> float:

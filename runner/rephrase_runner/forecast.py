@@ -75,7 +75,7 @@ class Forecast:
     samples: Figure[float]
     mean_output_tokens: Mapping[str, Figure[float]]
     output_tokens: Figure[float]
-    failed_share: float | None
+    failed_share: Figure[float] | None
     currency: str
     pools: Sequence[PoolEstimate]
     prefill: Prefill | None
@@ -126,8 +126,6 @@ async def forecast(run: RephraseRun, prices: PriceList | None) -> Forecast:
     shown = _measured(spec, begun)
     of_any = next(iter(shown.values()), None)
     priced = pool_prices(spec, prices)
-    if spec.canary.documents and begun is None:
-        notes.append("spec.canary is not in this version; its figures would replace the table's")
     return Forecast(
         run=run.metadata.name,
         files=len(found.files),
@@ -137,7 +135,11 @@ async def forecast(run: RephraseRun, prices: PriceList | None) -> Forecast:
         samples=samples(shape),
         mean_output_tokens=mean_output_tokens(spec, of_any),
         output_tokens=output_tokens(shape, of_any),
-        failed_share=of_any.failed_share if of_any is not None else None,
+        failed_share=(
+            Figure.exactly(of_any.failed_share, of_any.basis, of_any.source)
+            if of_any is not None
+            else None
+        ),
         currency=priced.currency,
         pools=[
             in_pool(shape, pool, _price(priced, pool.name), shown.get(pool.name))
@@ -160,7 +162,8 @@ async def _begun(spec: RephraseRunSpec) -> _Begun | None:
     check_same(record, wanted, spec_hash(wanted), uri=store.uri)
     book = Ledger(store, record.run)
     seen = await book.read_heartbeats(await book.heartbeat_metas())
-    return _Begun(await status(store), [one.heartbeat for one in seen])
+    told = await status(store, canary_documents=spec.canary.documents)
+    return _Begun(told, [one.heartbeat for one in seen])
 
 
 def _documents(source: Source, found: Scan, rows: int) -> Figure[float]:
@@ -193,7 +196,10 @@ def _left(progress: api.Progress, planned: Figure[float]) -> tuple[Figure[float]
 
 
 def _measured(spec: RephraseRunSpec, begun: _Begun | None) -> dict[str, Measured]:
-    """What the ledger shows, by pool: lengths are the same in all, rates are each pool's own."""
+    """What the ledger shows, by pool: lengths are the same in all, rates are each pool's own.
+
+    As long as nothing but the canary is done, it is the canary that has measured.
+    """
     if begun is None:
         return {}
     progress, made = begun.progress, begun.progress.samples
@@ -201,6 +207,11 @@ def _measured(spec: RephraseRunSpec, begun: _Begun | None) -> dict[str, Measured
     if not number or not progress.tokens.completion:
         return {}
     found = {}
+    canary = progress.canary
+    if canary is not None and canary.committed < progress.units.committed:
+        canary = None  # the run has shown more
+    lengths = dict(canary.output_tokens) if canary is not None else {}
+    mean = progress.tokens.completion / number
     for pool in spec.pools():
         beats = [beat for beat in begun.heartbeats if beat.pool == pool.name]
         seconds = sum(
@@ -210,13 +221,16 @@ def _measured(spec: RephraseRunSpec, begun: _Begun | None) -> dict[str, Measured
         name, gpus = gpu_of(pool)
         # a laptop without GPUs takes the model to its CPU, whatever the pool says
         fits = {beat.gpus for beat in beats} == {gpus}
+        rate = tokens / seconds if fits and seconds else None
+        if canary is not None and fits and canary.pool == pool.name:
+            rate = canary.tokens_per_second or None
         found[pool.name] = Measured(
-            basis=Basis.RUN,
+            basis=Basis.CANARY if canary is not None else Basis.RUN,
             documents=progress.documents.done - progress.documents.filtered,
-            output_tokens={"": progress.tokens.completion / number},
+            output_tokens={**lengths, "": mean},
             prompt_tokens=progress.tokens.prompt / number,
             failed_share=made.failed / number,
-            tokens_per_second=tokens / seconds if fits and seconds else None,
+            tokens_per_second=rate,
             gpu=name,
             gpus=gpus,
         )
@@ -259,7 +273,7 @@ def _work(found: Forecast) -> Iterator[_Row]:
         yield _row(f"tokens of {name}", mean, _count)
     yield _row("output tokens", found.output_tokens, _count)
     if found.failed_share is not None:
-        yield "failed samples", f"{found.failed_share:.2%}", f"[{Basis.RUN}]"
+        yield _row("failed samples", found.failed_share, "{:.2%}".format)
     if found.prefill is not None:
         layouts = found.prefill
         less = layouts.instruction_first / layouts.document_first

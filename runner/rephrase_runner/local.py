@@ -22,7 +22,7 @@ import aiohttp
 
 from rephrase_api.errors import AccessRefused, ExitCode
 from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, merged_arguments
-from rephrase_api.progress import Progress
+from rephrase_api.progress import CanaryProgress, Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
 from rephrase_api.v1alpha1.policy import LogLevel
 from rephrase_runner.display import Display
@@ -100,21 +100,34 @@ class _Patience:
 class Supervisor:
     """Runs a manifest on this machine.
 
+    With `spec.canary` one worker does the canary before there are others.
+
     Args:
         run: the manifest.
         workers: how many worker processes.
         display: what is shown.
         logs: folder for the logs of the children.
+        only_canary: end after the canary.
     """
 
-    def __init__(self, run: RephraseRun, *, workers: int, display: Display, logs: Path) -> None:
+    def __init__(
+        self,
+        run: RephraseRun,
+        *,
+        workers: int,
+        display: Display,
+        logs: Path,
+        only_canary: bool = False,
+    ) -> None:
         self._run = run
         self._workers = workers
+        self._only_canary = only_canary
         self._display = display
         self._logs = logs
         self._children: set[Child] = set()
         self._progress = Progress()
         self._planned = asyncio.Event()
+        self._passed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._devices = gpu_devices()
         self._signals = 0
@@ -152,7 +165,7 @@ class Supervisor:
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         tasks = [
             asyncio.ensure_future(self._keep_driver(result)),
-            asyncio.ensure_future(self._watch_progress()),
+            asyncio.ensure_future(self._watch_progress(result)),
             *(
                 asyncio.ensure_future(self._keep_worker(slot, result))
                 for slot in range(self._workers)
@@ -200,7 +213,7 @@ class Supervisor:
             final.add(ExitCode.REFUSED)
         return code is ExitCode.OK or (code in final and bool(child.ended))
 
-    async def _watch_progress(self) -> None:
+    async def _watch_progress(self, result: "asyncio.Future[Result]") -> None:
         """Read the driver's `/progress` and show it."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
             while True:
@@ -216,19 +229,41 @@ class Supervisor:
                 if self._progress.units.planned:
                     self._planned.set()
                 self._display.show(self._progress)
+                self._look_at_canary(result)
+
+    def _look_at_canary(self, result: "asyncio.Future[Result]") -> None:
+        """Let the others begin once the canary is done; one that failed too much ends with the driver."""
+        canary, limit = self._progress.canary, self._run.spec.retries.max_failed_documents
+        if canary is None or not self._planned.is_set() or self._passed.is_set():
+            return
+        if canary.done and not limit.exceeded_by_canary(canary.failed_documents, canary.documents):
+            self._passed.set()
+            self._display.note(f"canary: {said(canary)}")
+            if self._only_canary and not result.done():
+                result.set_result(Result(ExitCode.OK, "CanaryPassed", "", self._progress))
 
     # -- workers --
 
     async def _keep_worker(self, slot: int, result: "asyncio.Future[Result]") -> None:
-        """Once the run is planned, keep one worker alive until all is committed."""
+        """Once the run is planned, keep one worker alive until all is committed.
+
+        The first one does the canary, if there is one, and ends with it; then it and all others go on.
+        """
         await self._planned.wait()
+        if slot and self._run.spec.canary.documents:
+            await self._passed.wait()
         patience = _Patience(self._run.spec.retries.worker_backoff_limit)
         while not result.done() and not self._progress.finished:
-            launch = self._worker_launch(slot)
+            launch = self._worker_launch(slot, units=self._canary_units())
             async with self._child(
                 f"worker-{slot}", launch.to_environment() | self._device(slot)
             ) as child:
                 code = await self._wait(child)
+            if code is ExitCode.OK and launch.units:
+                await self._passed.wait()
+                units = self._progress.units
+                if units.committed < units.planned:
+                    continue
             if code is ExitCode.OK:
                 return
             pause = patience.pause_seconds(self._progress.units.committed)
@@ -238,12 +273,17 @@ class Supervisor:
             self._display.note(f"worker {slot} ended ({_said(child)}); starting it again")
             await asyncio.sleep(pause)
 
+    def _canary_units(self) -> int:
+        """Units that a worker is kept to; 0 = all."""
+        canary = self._progress.canary
+        return canary.units if canary is not None and not self._passed.is_set() else 0
+
     def _log_level(self) -> str:
         """At least Info: what children say there (port, model loaded, end) is what we go by."""
         level = self._run.spec.observability.log_level
         return (level if level is LogLevel.DEBUG else LogLevel.INFO).value
 
-    def _worker_launch(self, slot: int) -> WorkerLaunch:
+    def _worker_launch(self, slot: int, *, units: int = 0) -> WorkerLaunch:
         spec = self._run.spec
         pool = spec.pools()[0]
         return WorkerLaunch(
@@ -256,6 +296,7 @@ class Supervisor:
             source_storage=spec.source.storage,
             slot=slot,
             start=bit_reversed_start(slot, self._progress.units.planned),
+            units=units,
             pool=pool.name,
             gpus=pool.gpu.count if pool.gpu is not None and self._devices else 0,
             engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
@@ -393,6 +434,20 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
         if not line:
             return
         yield line
+
+
+def said(canary: CanaryProgress) -> str:
+    """A canary in a sentence."""
+    samples, made = canary.samples, max(1, canary.samples.finished)
+    words = [
+        f"{canary.documents:,} documents in {canary.committed:,} units done",
+        f"{canary.failed_documents:,} failed",
+        f"{canary.tokens_per_second:,.0f} tokens/s",
+        *(f"{name} {mean:,.0f} tokens" for name, mean in canary.output_tokens.items()),
+        *([f"{samples.skipped / made:.1%} of the samples skipped"] if samples.skipped else []),
+        *(f"{count / made:.1%} {flag}" for flag, count in sorted(canary.flags.items())),
+    ]
+    return ", ".join(words)
 
 
 def _kill(child: Child) -> None:

@@ -58,7 +58,7 @@ _TERMINATION_BYTES = 4096
 
 
 def worker_main(environment: dict[str, str]) -> int:
-    """Run a worker until all units are committed; returns the exit code."""
+    """Run a worker until all units that it is to do are committed; returns the exit code."""
     return _main(WorkerLaunch, environment, run_worker)
 
 
@@ -274,6 +274,7 @@ async def _make_worker(
         vitals=vitals,
         identity=_identity(launch),
         start=launch.start,
+        units=launch.units,
         pace=Pace(
             heartbeat=launch.heartbeat_seconds,
             lease=launch.lease_seconds,

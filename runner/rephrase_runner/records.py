@@ -138,13 +138,17 @@ class Heartbeat(Record):
 
 
 class Counts(Part):
-    """The account of one prompt: in = written + skipped + failed. `bytes`: estimated size when published."""
+    """The account of one prompt: in = written + skipped + failed.
+
+    `bytes`: estimated size when published; `tokens`: generated for its samples.
+    """
 
     in_: int = Field(0, alias="in")
     written: int = 0
     skipped: int = 0
     failed: int = 0
     bytes: int = 0
+    tokens: int = 0
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -156,6 +160,7 @@ class Counts(Part):
             skipped=self.skipped + other.skipped,
             failed=self.failed + other.failed,
             bytes=self.bytes + other.bytes,
+            tokens=self.tokens + other.tokens,
         )
 
 
@@ -186,6 +191,7 @@ class Commit(Record):
     filtered: int
     counts: dict[str, Counts]
     reasons: dict[str, int]
+    flags: dict[str, int] = {}
     tokens: Tokens
     truncated: int = 0
     seconds: float = 0.0

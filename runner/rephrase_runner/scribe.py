@@ -114,6 +114,7 @@ class Scribe:
             filtered=holding.filtered or 0,
             counts=summary.counts,
             reasons=summary.reasons,
+            flags=summary.flags,
             tokens=summary.tokens,
             truncated=summary.truncated,
             seconds=round(self._clock() - holding.since, 3),

@@ -41,7 +41,7 @@ _NOBODY = Suspicion((), ())
 
 
 class Shift:
-    """Works until every unit is committed or the engine dies.
+    """Works until every unit that is ours to do is committed or the engine dies.
 
     Args:
         ledger: the run.
@@ -95,7 +95,7 @@ class Shift:
         )
 
     async def run(self) -> None:
-        """Work until every unit of the plan is committed.
+        """Work until every unit that is ours to do is committed.
 
         Raises:
             BaseExceptionGroup: with EngineDead (rows in flight are in the holdings), or whatever else

@@ -16,8 +16,12 @@ _ASSUMED_LEASE_SECONDS = 60
 """The lease is a setting of the workers and not in the ledger; this is its default."""
 
 
-async def status(store: Store) -> api.Progress:
+async def status(store: Store, *, canary_documents: int = 0) -> api.Progress:
     """Look at the run in `store`.
+
+    Args:
+        store: its output.
+        canary_documents: of its canary, which the ledger does not know; 0 = none is asked about.
 
     Raises:
         InvalidSpec: there is no run in this output.
@@ -39,7 +43,14 @@ async def status(store: Store) -> api.Progress:
         return api.Progress(spec_hash=spec.hash, phase="Planning")
     rollouts = {prompt.name: prompt.rollouts for prompt in spec.resolved.prompts}
     units = await book.units(plan)
-    watch = Watch(book, plan, units, rollouts, lease_seconds=_ASSUMED_LEASE_SECONDS)
+    watch = Watch(
+        book,
+        plan,
+        units,
+        rollouts,
+        lease_seconds=_ASSUMED_LEASE_SECONDS,
+        canary_documents=canary_documents,
+    )
     await watch.look(asyncio.get_running_loop().time(), everything=True)
     cache = await book.progress()
     if cache is not None:  # the youngest object there is: what heartbeats are compared with

@@ -87,6 +87,17 @@ def plan_units(
             first_row += rows
 
 
+def units_for(units: Iterable[Unit], documents: int) -> int:
+    """The fewest units, from the first on, that hold so many rows; all of them if they hold fewer."""
+    count = rows = 0
+    for unit in units:
+        if rows >= documents:
+            break
+        count += 1
+        rows += unit.rows
+    return count
+
+
 def _sizes(file: SourceFile, target: int) -> Iterator[int]:
     """Rows of each unit of `file`: its blocks, small neighbors merged."""
     finished = 0  # held back by one: the scrap at the end of the file may join it

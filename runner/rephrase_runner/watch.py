@@ -12,7 +12,7 @@ from rephrase_runner.fold import Fold
 from rephrase_runner.ledger import Ledger
 from rephrase_runner.records import Commit, Manifest, Plan
 from rephrase_runner.store import Unclear
-from rephrase_runner.units import Unit
+from rephrase_runner.units import Unit, units_for
 
 logger = logging.getLogger(__name__)
 _FULL_LISTING_SECONDS = 3600
@@ -30,6 +30,7 @@ class Watch:
         rollouts: dict[str, int],
         *,
         lease_seconds: float,
+        canary_documents: int = 0,
         snapshot_every: int = 10_000,
     ) -> None:
         self.book = book
@@ -42,6 +43,10 @@ class Watch:
         self._units = units
         self._rollouts = rollouts
         self._keys_per_row = sum(rollouts.values())
+        self._canary_documents = canary_documents
+        self._canary_units = units_for(units, canary_documents)
+        self._canary = Account()
+        self._canary_workers: set[str] = set()
         self._snapshot_every = snapshot_every
         self._new: list[Commit] = []
         """Commits that are in no snapshot yet."""
@@ -63,9 +68,46 @@ class Watch:
     @property
     def failed_documents(self) -> int:
         """Documents that failed. Open units count too: one may have nothing else (engine killers)."""
-        counts = self.account.counts.items()
-        committed = (-(-count.failed // self._rollouts[prompt]) for prompt, count in counts)
-        return max(*committed, self.fold.failed // self._keys_per_row, 0)
+        committed = self.account.failed_documents(self._rollouts)
+        return max(committed, self.fold.failed // self._keys_per_row)
+
+    @property
+    def canary(self) -> api.CanaryProgress | None:
+        """What the first units show; None where no canary is asked for."""
+        if not self._canary_documents:
+            return None
+        account = self._canary
+        samples = account.samples
+        rate, pool, gpus = self.fold.speed_of(self._canary_workers)
+        return api.CanaryProgress(
+            asked=self._canary_documents,
+            units=self._canary_units,
+            committed=account.units,
+            documents=account.rows - account.filtered,
+            filtered=account.filtered,
+            failed_documents=account.failed_documents(self._rollouts),
+            samples=api.Samples(
+                expected=sum(unit.rows for unit in self._units[: self._canary_units])
+                * self._keys_per_row,
+                written=samples.written,
+                skipped=samples.skipped,
+                failed=samples.failed,
+                finished=samples.in_,
+            ),
+            tokens=api.TokenCounts(
+                prompt=account.tokens.prompt, completion=account.tokens.completion
+            ),
+            output_tokens={
+                name: count.tokens / count.in_
+                for name, count in account.counts.items()
+                if count.in_ and count.tokens
+            },
+            reasons=dict(account.reasons),
+            flags=dict(account.flags),
+            tokens_per_second=rate,
+            pool=pool,
+            gpus=gpus,
+        )
 
     async def look(self, now: float, *, everything: bool = False) -> None:
         """Read what is new.
@@ -128,6 +170,9 @@ class Watch:
             self.commits[commit.unit] = commit
             self.committed.commit(commit.unit, commit.unit + 1)
             self.account.add(commit)
+            if commit.unit < self._canary_units:
+                self._canary.add(commit)
+                self._canary_workers.add(commit.worker)
 
     async def tell(self, stop: records.Stop | None) -> None:
         """Write the cache that workers read."""
@@ -181,6 +226,7 @@ class Watch:
                     documents_per_second=rate,
                 ),
                 "last_progress_time": self.fold.last_progress_time,
+                "canary": self.canary,
                 "gone": self.fold.gone,
                 "workers": self.fold.workers,
             }

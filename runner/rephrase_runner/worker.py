@@ -49,6 +49,7 @@ class Worker:
         vitals: this process's counters, running since its start.
         identity: constant heartbeat fields (worker, pod, node, slot, pool, gpus).
         start: unit to begin at.
+        units: only those below are worked on; 0 = all.
         pace: clocks.
         drain: set to stop; may be set before `run`.
     """
@@ -64,6 +65,7 @@ class Worker:
         vitals: Vitals,
         identity: dict[str, Any],
         start: int,
+        units: int,
         pace: Pace,
         drain: asyncio.Event,
     ) -> None:
@@ -89,7 +91,7 @@ class Worker:
         )
         self._claimer = Claimer(
             ledger,
-            len(job.units),
+            min(units or len(job.units), len(job.units)),
             self._heart,
             start=start,
             describe=self._hold,
@@ -100,7 +102,7 @@ class Worker:
         self._scribe = Scribe(ledger, job, self._heart, vitals, self._clock)
 
     async def run(self) -> None:
-        """Work until every unit of the plan is committed.
+        """Work until every unit that is ours to do is committed.
 
         Raises:
             Drained: stopped on request; all that was finished is checkpointed, every unit let go.

@@ -140,6 +140,41 @@ def test_an_operator_that_is_killed_again_and_again_takes_the_same_next_steps(
     assert runs.verify().returncode == 0
 
 
+def test_a_canary_waits_for_approval_with_an_estimate_and_then_all_workers_go_on(
+    runs: Runs, operator: Operator, kubectl: Kubectl
+) -> None:
+    """Two units of 20 documents; both are done by one worker, and nobody works while it waits."""
+    canary = {"documents": 30, "approval": "Manual"}
+    runs.apply(model=echo(concurrency=8, latency=0.1), canary=canary)
+
+    waiting = runs.wait(ConditionType.SUSPENDED, "True", "AwaitingApproval", within=90)
+    operator.kill()
+    operator.wait_ready()
+    jobs = runs.jobs()
+    still = runs.wait(ConditionType.SUSPENDED, "True", "AwaitingApproval", within=5)
+    patch = '{"spec":{"canary":{"approved":true}}}'
+    patched = kubectl("patch", "rr/test", "--type=merge", "-p", patch)
+    passed = runs.wait(ConditionType.CANARY_PASSED, "True", "WithinLimits")
+    run = runs.complete()
+
+    status = waiting["status"]
+    assert (jobs, patched.returncode) == ([], 0)
+    assert status["progress"]["display"] == "2/10"
+    assert status["canary"]["documents"] == 40
+    assert status["canary"]["completionTokensPerSecond"] > 0
+    assert status["canary"]["pool"] == "cpu"
+    assert {one["name"] for one in status["canary"]["prompts"]} == {"brief", "twice"}
+    assert status["estimate"]["basis"].startswith("all in pool cpu: measured by a canary")
+    assert float(status["estimate"]["cost"]["high"]) > 0
+    assert {"time", "workers", "gpuHours", "completionTokens"} <= status["estimate"].keys()
+    assert still["status"]["canary"] == status["canary"] == passed["status"]["canary"]
+    assert samples(run) == 600
+    assert run["status"]["workerFailures"] == 0
+    assert runs.verify().returncode == 0
+    told = events(runs.namespace)
+    assert {"AwaitingApproval", "Resumed", "CanaryPassed", "Completed"} <= set(told)
+
+
 @pytest.mark.full
 def test_workers_go_on_and_are_replaced_while_there_is_no_operator(
     runs: Runs, operator: Operator

@@ -34,6 +34,8 @@ from support.looks import (
 BACKOFF_LIMIT = 3
 LOOK_SECONDS = 30
 LOADING_SECONDS = 90
+UNIT = 2000
+"""Samples of a unit."""
 NEVER = Settings(crash_loop_failures=10**6)
 
 
@@ -73,6 +75,8 @@ class Cluster:
         self.gone: dict[str, PodSeen] = {}
         self.failed: dict[str, tuple[int, int, datetime]] = {}
         self.worked: set[str] = set()
+        self.failed_documents = 0
+        """Of the canary."""
         self.planned, self.committed, self.finished = 50, 0, False
         self.answers = True
         self.nodes = 10
@@ -165,12 +169,45 @@ class Cluster:
     def _work(self, seconds: float) -> None:
         """What the workers get done; they end when nothing is left."""
         ready = self.ready()
-        self.samples += self.speed * len(ready) * seconds
-        self.committed = max(self.committed, min(self.planned, int(self.samples // 2000)))
+        kept = [pod for pod in ready if self.units_of(pod)]
+        free = len(ready) - len(kept)
+        self.samples += self.speed * free * seconds
+        most = max((self.units_of(pod) for pod in kept), default=0) * UNIT
+        if self.samples < most:
+            self.samples = min(most, self.samples + self.speed * len(kept) * seconds)
+        self.committed = max(self.committed, min(self.planned, int(self.samples // UNIT)))
         if self.speed and self.committed == self.planned:
             self.finished = True
-            for pod in ready:
+        for pod in ready:
+            if self.finished or (self.speed and 0 < self.units_of(pod) <= self.committed):
                 self.ends(pod, 0, reason="Completed")
+
+    def units_of(self, pod: PodSeen) -> int:
+        """Units that a worker is kept to; 0 = all."""
+        return next((job.units for job in self.jobs.values() if job.uid == pod.owner), 0)
+
+    @property
+    def canary_units(self) -> int:
+        """Units of the canary; 0 without one."""
+        return -(-self.run.spec.canary.documents // UNIT)
+
+    def _canary(self) -> dict[str, Any]:
+        units = self.canary_units
+        if not units:
+            return {}
+        done = min(units, self.committed)
+        told = {
+            "asked": self.run.spec.canary.documents,
+            "units": units,
+            "committed": done,
+            "documents": done * UNIT,
+            "failedDocuments": self.failed_documents,
+            "samples": {"written": done * UNIT},
+            "tokens": {"completion": done * UNIT * 10},
+            "tokensPerSecond": self.speed * 10 * (done > 0),
+            "pool": "default",
+        }
+        return {"canary": told}
 
     def _vitals(self, pod: PodSeen) -> dict[str, Any]:
         if not self.speed or pod.scheduled is None or not self.is_loaded(pod):
@@ -252,6 +289,7 @@ class Cluster:
             self.committed,
             **({"samples": {"finished": int(self.samples)}} if self.speed else {}),
             workers=workers,
+            **self._canary(),
             finished=self.finished,
             phase="Complete" if self.finished else "Running",
         )
@@ -298,7 +336,11 @@ class Cluster:
             if isinstance(action, StartDriver):
                 self._create(a_driver_job(template_hash="driver"))
             elif isinstance(action, StartWorker):
-                fields = {"pool": action.pool, "template_hash": f"t{self.template}"}
+                fields = {
+                    "pool": action.pool,
+                    "template_hash": f"t{self.template}",
+                    "units": action.units,
+                }
                 self.moves[action.pool] += 1
                 self._create(a_job(action.slot, action.attempt, **fields))
         workers = [job for job in self.jobs.values() if job.role == names.WORKER]
@@ -322,6 +364,9 @@ class Cluster:
             assert job.name not in deleted or ended <= {*self.status.settling}, "not settled"
         kept = [job for job in there.worker_jobs if job.name not in deleted]
         assert not starts or len(kept) + len(starts) <= self.run.spec.workers.max
+        if self.committed < self.canary_units:
+            assert len(starts) <= 1, "one worker does the canary"
+            assert all(start.units == self.canary_units for start in starts)
 
     def watch(self, looks: int, seconds: float = LOOK_SECONDS) -> Plan:
         for _ in range(looks):

@@ -57,10 +57,11 @@ class Durability(Model):
 
 
 class Canary(Model):
-    """A small part of the run that is done first, by one worker, to show that settings are sane."""
+    """The first documents of the run, done by one worker before there are others: they show whether the
+    settings are sane, and what the whole run will take."""
 
     documents: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Documents of the canary. Default: 0, no canary."""
+    """Documents of the canary, rounded up to whole units. Default: 0, no canary."""
     approval: Annotated[Approval, CLUSTER_ONLY] = Approval.AUTOMATIC
     """Automatic goes on when the canary keeps within the limits of failures, Manual waits for
     `approved`. Default: Automatic."""
@@ -94,8 +95,13 @@ class Scaling(Model):
     samples first. Default: Suspend."""
 
 
+FEW_FAILURES = 2
+"""So many failed documents stop no canary, unless it has no others."""
+
+
 class MaxFailedDocuments(Model):
-    """The run stops when more documents failed than both limits allow."""
+    """The run stops when more documents failed than both limits allow; after the canary the share alone
+    counts, from the third failure on."""
 
     share: Percentage = "1%"
     """Share of the documents done, as a percentage. Default: `1%`."""
@@ -106,6 +112,14 @@ class MaxFailedDocuments(Model):
         """Whether `failed` of `done` documents are more than both limits allow."""
         allowed = Decimal(self.share.removesuffix("%")) * done / 100
         return failed > self.count and failed > allowed
+
+    def exceeded_by_canary(self, failed: int, done: int) -> bool:
+        """Whether a canary of `done` documents failed: by its share alone, if it is no matter of one or two.
+
+        `count` is meant for a whole run: few canaries have so many documents.
+        """
+        allowed = Decimal(self.share.removesuffix("%")) * done / 100
+        return failed > allowed and (failed > min(self.count, FEW_FAILURES) or failed == done)
 
 
 class Retries(Model):

@@ -170,7 +170,7 @@ class ScalingStatus(Model):
     direction: Word | None = None
     """Up or Down: how it changed then. Absent: it never did."""
     reason: Word | None = None
-    """What decided: Maximum, Deadline, Measuring, StartUp or Minimum."""
+    """What decided: Maximum, Deadline, Measuring, StartUp, Minimum or Canary."""
     message: Text = ""
     """Why, for people. Default: empty."""
 
@@ -207,6 +207,58 @@ class Cost(Model):
     """When this was computed."""
 
 
+class NamedCount(Model):
+    """How many samples something was noticed of."""
+
+    name: Word
+    """A reason or a flag."""
+    samples: Count = 0
+    """Number of samples. Default: 0."""
+
+
+class CanaryPrompt(Model):
+    """What the canary showed of one prompt."""
+
+    name: Word
+    """Name of the prompt."""
+    mean_completion_tokens: Rate
+    """Mean length of an answer, in tokens."""
+
+
+class CanaryStatus(Model):
+    """What the canary has shown: the account of the first units of the run."""
+
+    requested: Count | None = None
+    """The `spec.canary.documents` it was counted for."""
+    units: Count | None = None
+    """Its units: the first ones of the plan."""
+    committed: Count | None = None
+    """Units of it that are finished; what follows is of these."""
+    documents: Count | None = None
+    """Documents in them."""
+    filtered: Count | None = None
+    """Rows in them that filters or the sample left out."""
+    failed_documents: Count | None = None
+    """Documents with a failed sample."""
+    samples: SampleCounts | None = None
+    """Samples of these documents."""
+    tokens: TokenCounts | None = None
+    """Tokens of these samples."""
+    completion_tokens_per_second: Rate | None = None
+    """Tokens per second of one worker while it generates, its start left out. Absent: not measured
+    yet."""
+    pool: Word | None = None
+    """Pool of the worker. Absent: not measured yet."""
+    gpus: Count | None = None
+    """GPUs of the worker. Absent: not measured yet."""
+    prompts: Annotated[tuple[CanaryPrompt, ...], Field(max_length=32), Unique("name")] = ()
+    """Length of the answers by prompt."""
+    reasons: Annotated[tuple[NamedCount, ...], Field(max_length=32), Unique("name")] = ()
+    """Why samples were skipped or failed, the most frequent first."""
+    flags: Annotated[tuple[NamedCount, ...], Field(max_length=32), Unique("name")] = ()
+    """What was noticed of rewrites, the most frequent first."""
+
+
 class Range(Model):
     """From a good case to a bad one."""
 
@@ -217,12 +269,17 @@ class Range(Model):
 
 
 class Estimate(Model):
-    """What the run was expected to take when it was planned."""
+    """What the whole run is expected to take, as if all of it were done in one pool."""
 
     gpu_hours: Range | None = None
     """GPU hours."""
     cost: Range | None = None
     """Money, in the budget's currency. Absent: a price is missing."""
+    time: Range | None = None
+    """Time with all the workers that the pool may have, as in `4h12m`."""
+    workers: Count | None = None
+    """Workers that meet the deadline, counted from the run's start; without one, all that the pool
+    may have."""
     completion_tokens: Count | None = None
     """Tokens to be generated."""
     basis: Text | None = None
@@ -322,8 +379,10 @@ class RephraseRunStatus(Model):
     """Pods that failed by themselves."""
     cost: Cost | None = None
     """What the run cost so far."""
+    canary: CanaryStatus | None = None
+    """What the canary has shown. Absent: none was asked for, or nothing is known of it yet."""
     estimate: Estimate | None = None
-    """What it was expected to take."""
+    """What it is expected to take."""
     eta: Word | None = None
     """Time left, as in `4h12m`. Absent: no throughput yet."""
     estimated_completion_time: AwareDatetime | None = None

@@ -69,6 +69,7 @@ def a_sample(row: int, prompt: str, status: Status) -> Sample:
         text="x" * row,
         completion_tokens=row,
         truncated=row % 2 == 0,
+        flags=("tiny",) if row < 3 else ("length",),
         reason="" if status is Status.WRITTEN else "why",
     )
 
@@ -92,6 +93,8 @@ def test_a_tally_balances_and_counts_every_sample(
         assert counts.in_ == counts.written + counts.skipped + counts.failed
     assert sum(found.reasons.values()) == sum(1 for sample in samples if sample.reason)
     assert sum(counts.bytes for counts in found.counts.values()) <= 1000
+    assert sum(counts.tokens for counts in found.counts.values()) == found.tokens.completion
+    assert sum(found.flags.values()) == len(samples)
 
 
 def test_a_group_waits_for_its_units() -> None:
@@ -141,3 +144,13 @@ def test_an_account_is_the_sum_of_its_commits() -> None:
     assert (account.units, account.rows, account.filtered) == (3, 30, 3)
     assert account.samples == Counts(in_=27, written=24, skipped=0, failed=3, bytes=3 * MIB)
     assert account.tokens == Tokens(prompt=15, completion=9)
+
+
+def test_failed_documents_are_those_of_the_worst_prompt() -> None:
+    account = Account()
+    account.add(a_commit(0, written=7, failed=3))
+    account.add(a_commit(1, written=8, failed=2))
+
+    assert account.failed_documents({"faq": 1}) == 5
+    assert account.failed_documents({"faq": 2}) == 3
+    assert Account().failed_documents({"faq": 1}) == 0

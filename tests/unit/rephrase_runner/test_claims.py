@@ -191,6 +191,15 @@ def test_a_commit_is_a_fact_that_no_later_belief_unsets() -> None:
     assert board.committed == 1
 
 
+def test_units_beyond_the_board_are_of_no_concern() -> None:
+    board = Board(3)
+    board.commit(0, 9)
+    board.commit(5, 9)
+    board.free_all_taken([2, 7])
+
+    assert (len(board), board.committed, board.next_free(7)) == (3, 3, None)
+
+
 @given(st.lists(st.integers(0, 2), max_size=60))
 def test_workers_that_follow_the_board_visit_every_free_unit_once(states: list[int]) -> None:
     board = Board(len(states))

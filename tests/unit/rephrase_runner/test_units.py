@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rephrase_api.launch import bit_reversed_start
-from rephrase_runner.units import SourceFile, Unit, plan_units
+from rephrase_runner.units import SourceFile, Unit, plan_units, units_for
 
 derandomized = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -168,3 +168,9 @@ def test_any_number_of_workers_is_spread_over_the_plan(slots: int, units: int) -
 
 def test_a_plan_without_units_has_a_start_too() -> None:
     assert bit_reversed_start(5, 0) == 0
+
+
+def test_a_canary_has_the_fewest_units_that_hold_its_documents() -> None:
+    units = [Unit(index, 0, 10 * index, 0, 10) for index in range(4)]
+
+    assert [units_for(units, count) for count in (0, 1, 10, 11, 40, 41)] == [0, 1, 1, 2, 4, 4]
