@@ -97,11 +97,10 @@ def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
         for pool in _pools(after)
         if pool.stockout_until is not None and pool.stockout_until != was_short.get(pool.name)
     ]
-    old = before.workers.desired if before.workers is not None else None
-    new = after.workers.desired if after.workers is not None else None
-    if (new or 0) != (old or 0):
-        why = f": {after.scaling.message}" if after.scaling is not None and new else ""
-        found.append(Event("Normal", "WorkersScaled", f"{old or 0} -> {new or 0} wanted{why}"))
+    old = (before.scaling.target if before.scaling is not None else None) or 0
+    if after.scaling is not None and (after.scaling.target or 0) != old:
+        message = f"{old} -> {after.scaling.target} wanted: {after.scaling.message}"
+        found.append(Event("Normal", "WorkersScaled", message))
     return found
 
 
