@@ -92,14 +92,13 @@ class Wire:
         response = self._send(
             method, path, body, query=query, content_type=content_type, accept=accept
         )
-        answer: Object = json.loads(response.data)
-        response.release_conn()
+        answer: Object = json.loads(_data(response))
         return answer
 
     def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """What is answered to a GET, logs for example, as text."""
         response = self._send("GET", path, query=query)
-        return response.data.decode()
+        return _data(response).decode()
 
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | str | None = None, *,
@@ -135,9 +134,19 @@ def _query(query: Mapping[str, str] | None) -> str:
     return f"?{urlencode(given)}" if given else ""
 
 
+def _data(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The whole body; of a connection that breaks on the way nothing is left open."""
+    try:
+        return response.data
+    except BaseException:
+        response.close()
+        raise
+    finally:
+        response.release_conn()
+
+
 def _status(response: urllib3.BaseHTTPResponse) -> Object:
-    data = response.data
-    response.release_conn()
+    data = _data(response)
     try:
         status: Object = json.loads(data)
     except ValueError:
