@@ -116,6 +116,10 @@ class WorkerLaunch(Launch):
         "", description="Cloud whose notice of a spot machine's end is watched for; empty = none."
     )
     spot_notice_address: str = Field("", description="Its metadata service; empty = the usual one.")
+    stop_at_file: str = Field(
+        "",
+        description="File with the time at which the worker drains; empty, or an empty file = never.",
+    )
     hang_seconds: float = Field(180, gt=0, description="An engine silent for so long is dead.")
     request_attempts: int = Field(3, ge=1)
     engine_kills: int = Field(2, ge=1)

@@ -35,10 +35,14 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.persistence.finalizer = names.FINALIZER
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)
-    settings.posting.level = logging.WARNING
-    settings.posting.loggers = False
-    settings.posting.reporting_component = "rephrase-operator"
-    settings.watching.server_timeout = 300
+    settings.posting.enabled = False  # Cluster.tell does it, quietly where a namespace ends
+    settings.networking.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 100)  # then the process ends
+    settings.queueing.error_delays = (1, 1, 2, 3, 5)
+    # the server ends each watch, and tells how far it came two seconds before: a longer silence is an end
+    settings.watching.server_timeout = 30
+    settings.watching.inactivity_timeout = 40
     settings.watching.chunk_size = 500
     for resource in (("", "v1", "pods"), ("batch", "v1", "jobs")):
         settings.watching.label_selectors[resource] = names.RUN_LABEL
@@ -81,6 +85,8 @@ def main() -> int:
 def _quiet_kopf() -> None:
     for name in ("kopf.objects", "kopf.activities.probe", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell that every look succeeded
+    # a stream that went silent and one that begins anew are told at this level only
+    logging.getLogger("kopf._cogs.clients.watching").setLevel(logging.DEBUG)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_kopfs_settings)
 

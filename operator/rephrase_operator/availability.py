@@ -12,7 +12,14 @@ from datetime import datetime
 
 from rephrase_api.errors import ExitCode
 from rephrase_api.v1alpha1.conditions import Reason
-from rephrase_operator.observed import Ending, JobSeen, Observed, PodSeen, ending
+from rephrase_operator.observed import (
+    Ending,
+    JobSeen,
+    Observed,
+    PodSeen,
+    ending,
+    says_no_capacity,
+)
 
 SLOW_START_SECONDS = 600
 """A container that is not started after so long has a trouble with a volume: an image takes minutes."""
@@ -25,6 +32,10 @@ REMEDY: Mapping[Reason, str] = {
     ),
     Reason.UNSCHEDULABLE: (
         "Add such nodes, or change nodeSelector, tolerations, gpu or resources of the pool."
+    ),
+    Reason.CAPACITY_STOCKOUT: (
+        "Wait, or add a pool of other nodes: workers start there after fallbackAfterSeconds, or a minute if "
+        "that is less."
     ),
     Reason.IMAGE_PULL: "Correct spec.image or spec.imagePullSecrets.",
     Reason.VOLUME_MOUNT: "See that the Secrets, ConfigMaps and claims that the spec names are there.",
@@ -44,6 +55,7 @@ _SEVERITY = (
     Reason.VOLUME_MOUNT,
     Reason.CRASH_LOOP,
     Reason.UNSCHEDULABLE,
+    Reason.CAPACITY_STOCKOUT,
     Reason.QUOTA_PENDING,
     Reason.BACKING_OFF,
     Reason.MODEL_LOADING,
@@ -108,13 +120,16 @@ def blockage(
 def _of_live_pod(
     pod: PodSeen, observed: Observed, now: datetime
 ) -> tuple[Reason, str, bool] | None:
+    warning = observed.warnings.get(pod.uid, "")
+    if pod.scheduled is None and says_no_capacity(warning):
+        return Reason.CAPACITY_STOCKOUT, warning, True
     if pod.reason == "Unschedulable":
         return Reason.UNSCHEDULABLE, pod.message, True
     if pod.phase != "Pending":
         return None
     if pod.reason == "ImagePull":
         return Reason.IMAGE_PULL, pod.message, False
-    if warning := observed.warnings.get(pod.uid, ""):
+    if warning and pod.scheduled is not None:
         return Reason.VOLUME_MOUNT, warning, False
     if pod.reason == "CreateContainerConfigError":
         return Reason.VOLUME_MOUNT, pod.message, False

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from rephrase_api.v1alpha1 import Pool, RephraseRun
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.observed import Observed, ready_pods
+from rephrase_operator.observed import Observed, ready_pods, says_no_capacity
 from rephrase_operator.scaling import Pace
 
 PAUSE_SECONDS = 300
@@ -22,8 +22,6 @@ PAUSE_SECONDS = 300
 LONGEST_PAUSE_SECONDS = 3600
 HINTED_PATIENCE = timedelta(seconds=60)
 """Patience once an autoscaler or a quota has said that there will be no node."""
-NO_CAPACITY = ("InsufficientCapacityError", "NotTriggerScaleUp", "filtered out all available")
-"""In an Event of Karpenter or cluster-autoscaler on a pod."""
 SAVED_TIMES = 2
 """A move must save so many times what it costs."""
 _FAR_SECONDS = 10 * 365 * 86400
@@ -91,7 +89,7 @@ def _waits_too_long(pool: Pool, observed: Observed, patience: timedelta, now: da
         no_quota = not live and "exceeded quota" in told
         waiting = job.suspended or no_quota or (bool(live) and live[-1].scheduled is None)
         since = live[-1].created if live and not job.suspended else job.created
-        hinted = min(patience, HINTED_PATIENCE) if no_quota or _says_no_capacity(told) else patience
+        hinted = min(patience, HINTED_PATIENCE) if no_quota or says_no_capacity(told) else patience
         if waiting and now - since >= hinted:
             return True
     return False
@@ -100,11 +98,6 @@ def _waits_too_long(pool: Pool, observed: Observed, patience: timedelta, now: da
 def _patience(pool: Pool, *, in_time: bool) -> timedelta:
     patience = timedelta(seconds=pool.fallback_after_seconds)
     return patience if in_time else min(patience, HINTED_PATIENCE)
-
-
-def _says_no_capacity(told: str) -> bool:
-    """Whether an autoscaler's Event says that it gets no node; a hint only, since Events may be missing."""
-    return any(word in told for word in NO_CAPACITY)
 
 
 def _another(

@@ -1,13 +1,15 @@
 """DOOR to Kubernetes: what the operator writes, and the few things it reads beside kopf's watches.
 
 Dicts in, dicts out. Creating what is there already and deleting what is gone are fine. Writes are bounded:
-at most `MOST_AT_ONCE` requests are in flight.
+at most `MOST_AT_ONCE` requests are in flight, and none while the API server has asked to wait.
 """
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -15,10 +17,15 @@ from kubernetes.aio import client, config
 
 from rephrase_api import names
 
+logger = logging.getLogger(__name__)
 MOST_AT_ONCE = 10
 _REQUEST_SECONDS = 15
-_MERGE = "application/merge-patch+json"
+_LONGEST_WAIT_SECONDS = 60
+_WRITE_TRIES = 3
+_JSON, _MERGE = "application/json", "application/merge-patch+json"
+_NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
+_PODS = "/api/v1/namespaces/{namespace}/pods"
 _RUNS = f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}"
 _EVENTS = "/api/v1/namespaces/{namespace}/events"
 
@@ -29,17 +36,35 @@ class Refused(Exception):
     Attributes:
         code: HTTP status; 0 if there was no answer.
         message: its own sentence.
+        namespace_ends: nothing new can be made in that namespace, since it is being deleted.
     """
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, *, namespace_ends: bool = False) -> None:
         self.code = code
         self.message = message
+        self.namespace_ends = namespace_ends
         super().__init__(f"{code}: {message}" if code else message)
 
     @property
     def for_good(self) -> bool:
         """Whether the same request would be refused again."""
-        return self.code in {400, 403, 413, 422}
+        return self.code in {400, 403, 413, 422} and not self.namespace_ends
+
+
+class Outdated(Exception):
+    """A run has changed since it was read.
+
+    Attributes:
+        latest: as it is now.
+    """
+
+    def __init__(self, latest: Mapping[str, Any]) -> None:
+        self.latest = latest
+        super().__init__("the run has changed since it was read")
+
+
+class Gone(Exception):
+    """There is no such run any more, though no watch has told so."""
 
 
 class NameTaken(Exception):
@@ -56,6 +81,7 @@ class Cluster:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(MOST_AT_ONCE)
         self._api: client.ApiClient | None = None
+        self._not_before = 0.0
         self.may_read_events = True
         """Permission to list events is optional."""
 
@@ -136,31 +162,139 @@ class Cluster:
             if refused.code not in {404, 409}:
                 raise
 
-    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
-        """Write changes of a run's status (JSON merge patch); fine if the run is gone.
+    async def patch_status(
+        self, run: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Write changes of a run's status (JSON merge patch), unless it is another than it was.
+
+        Args:
+            run: as it was read; its status is what the changes are changes of.
+            status: the changes.
+
+        Returns:
+            The run as it is then.
+
+        Raises:
+            Outdated: its status or its spec is another by now, and nothing is written.
+            Gone: it is no longer there.
+            Refused: the API server will not.
+        """
+        meta, expected = run["metadata"], run
+        path = f"{_RUNS.format(namespace=meta['namespace'])}/{meta['name']}/status"
+        for _ in range(_WRITE_TRIES):
+            known = {key: expected["metadata"][key] for key in ("uid", "resourceVersion")}
+            body = {"metadata": known, "status": status}
+            try:
+                return _object(await self._request("PATCH", path, body, content_type=_MERGE))
+            except Refused as refused:
+                if refused.code == 404:
+                    raise Gone from None
+                if refused.code != 409:
+                    raise
+            expected = await self.get_run(meta["namespace"], meta["name"], meta["uid"])
+            generation = expected["metadata"]["generation"]
+            if generation != meta["generation"] or expected.get("status") != run.get("status"):
+                break
+        raise Outdated(expected)
+
+    async def get_run(self, namespace: str, name: str, uid: str) -> Mapping[str, Any]:
+        """A run as it is now.
+
+        Raises:
+            Gone: it is no longer there.
+            Refused: the API server does not say.
+        """
+        try:
+            found = await self._request("GET", f"{_RUNS.format(namespace=namespace)}/{name}")
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+            raise Gone from None
+        if found["metadata"]["uid"] != uid:
+            raise Gone
+        return _object(found)
+
+    async def uids_of_children(self, namespace: str, run: str) -> set[str]:
+        """Uids of all Jobs and pods of a run; an empty list of names only has null for its items.
+
+        Raises:
+            Refused: the API server does not say.
+        """
+        query = {"labelSelector": f"{names.RUN_LABEL}={run}"}
+        lists = [
+            await self._request(
+                "GET", path.format(namespace=namespace), query=query, accept=_NAMES_ONLY
+            )
+            for path in (_JOBS, _PODS)
+        ]
+        return {one["metadata"]["uid"] for found in lists for one in found["items"] or ()}
+
+    async def is_ending(self, namespace: str, job: Mapping[str, Any]) -> bool:
+        """Whether a namespace is being deleted, told by what it says to a Job in a dry run.
+
+        Raises:
+            Refused: the API server does not say.
+        """
+        query = {"dryRun": "All"}
+        try:
+            await self._request("POST", _JOBS.format(namespace=namespace), job, query=query)
+        except Refused as refused:
+            if refused.code not in {400, 403, 409, 413, 422}:
+                raise
+            return refused.namespace_ends
+        return False
+
+    async def tell(
+        self, about: Mapping[str, Any], *, type: str, reason: str, message: str, now: datetime
+    ) -> None:
+        """Post an Event about a run; one that cannot be posted is logged, and not missed otherwise."""
+        meta, time = about["metadata"], now.isoformat()
+        who = "rephrase-operator"
+        event = {
+            "metadata": {"namespace": meta["namespace"], "generateName": f"{meta['name']}."},
+            "involvedObject": {
+                **{key: about[key] for key in ("apiVersion", "kind")},
+                **{key: meta[key] for key in ("namespace", "name", "uid")},
+            },
+            **{"type": type, "reason": reason, "message": message[:1024]},
+            **{"source": {"component": who}, "reportingComponent": who},
+            **{"firstTimestamp": time, "lastTimestamp": time, "count": 1},
+        }
+        try:
+            await self._request("POST", _EVENTS.format(namespace=meta["namespace"]), event)
+        except Refused as refused:
+            level = logging.DEBUG if refused.namespace_ends else logging.WARNING
+            extra = {"run": meta["name"], "event": reason, "error": str(refused)}
+            logger.log(level, "event not posted", extra=extra)
+
+    async def annotate_pod(
+        self, namespace: str, name: str, uid: str, annotations: Mapping[str, str | None]
+    ) -> None:
+        """Set annotations of this very pod, or remove those that are None; fine if it is gone.
 
         Raises:
             Refused: the API server will not.
         """
-        path = f"{_RUNS.format(namespace=namespace)}/{name}/status"
+        body = {"metadata": {"uid": uid, "annotations": annotations}}  # another uid is a conflict
+        path = f"{_PODS.format(namespace=namespace)}/{name}"
         try:
-            await self._request("PATCH", path, {"status": status}, content_type=_MERGE)
+            await self._request("PATCH", path, body, content_type=_MERGE)
         except Refused as refused:
-            if refused.code != 404:
+            if refused.code not in {404, 409}:
                 raise
 
-    async def warning_of(self, namespace: str, uid: str) -> str:
-        """The message of the last Warning about an object; empty if there is none or it is not told."""
+    async def warnings_of(self, namespace: str, uid: str) -> list[tuple[str, str]]:
+        """Reason and message of the Warnings about an object, oldest first; none where they are not told."""
         if not self.may_read_events:
-            return ""
+            return []
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "20"}
         try:
             found = await self._request("GET", _EVENTS.format(namespace=namespace), query=query)
         except Refused as refused:
             self.may_read_events = refused.code != 403
-            return ""
-        last = max(found["items"], key=_when, default=None)
-        return str(last.get("message", "")) if last is not None else ""
+            return []
+        events = sorted(found["items"], key=_when)
+        return [(str(one.get("reason", "")), str(one.get("message", ""))) for one in events]
 
     async def _request(
         self,
@@ -169,15 +303,19 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         *,
         query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        accept: str = _JSON,
     ) -> Any:  # noqa: ANN401 - JSON
         if self._api is None:
             raise RuntimeError("not connected")
+        clock = asyncio.get_running_loop().time
+        if (wait := self._not_before - clock()) > 0:
+            raise Refused(429, f"the API server has asked to wait for {wait:.1f} s more")
         serialized = await self._api.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": accept, "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -187,13 +325,28 @@ class Cluster:
                 data = await response.read()  # type: ignore[no-untyped-call]
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise Refused(0, f"the API server does not answer: {error!r}") from error
+        if response.status in {429, 503}:
+            self._not_before = clock() + _seconds(response.headers.get("Retry-After"))
         try:
             found = json.loads(data) if data else {}
         except ValueError as error:  # a load balancer's own words
             raise Refused(response.status, f"no JSON: {data[:200]!r}") from error
         if response.status >= 400:
-            raise Refused(response.status, str(found.get("message", response.reason)))
+            causes = (found.get("details") or {}).get("causes") or []
+            ends = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+            message = str(found.get("message", response.reason))
+            raise Refused(response.status, message, namespace_ends=ends)
         return found
+
+
+def _object(found: Any) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
+    return dict(found)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """What Retry-After asks for; dates, which no API server sends, are taken for nothing."""
+    wait = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+    return min(wait, _LONGEST_WAIT_SECONDS)
 
 
 def _when(event: Mapping[str, Any]) -> str:

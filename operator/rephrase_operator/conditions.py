@@ -111,14 +111,15 @@ def _workers_available(look: Look) -> _Said:
         return _S.FALSE, _R.NO_WORK_LEFT, "the run is over"
     if look.verdict.stopped is not None:
         return _S.FALSE, _R.SUSPENDED, look.verdict.stopped.message
+    loading, on_the_way = _on_the_way(look)
+    message = "; ".join([f"{ready} of {desired} ready", *on_the_way, *(blocked or ())[1:]])
     if ready >= least:
-        waiting = f"; {blocked[1]}" if blocked is not None else ""
-        return _S.TRUE, _R.MINIMUM_REACHED, f"{ready} of {desired} ready{waiting}"
+        return _S.TRUE, _R.MINIMUM_REACHED, message
     of_driver = look.driver_trouble
     if of_driver is not None and not look.observed.worker_jobs:
         return _S.FALSE, of_driver[0], f"driver: {of_driver[1]}"
     if blocked is not None:
-        return _S.FALSE, blocked[0], f"{ready} of {desired} ready; {blocked[1]}"
+        return _S.FALSE, blocked[0], message
     if look.observed.progress is None:
         if look.observed.worker_jobs:
             return (
@@ -134,8 +135,27 @@ def _workers_available(look: Look) -> _Said:
         return _S.FALSE, _R.NO_WORK_LEFT, "all units are committed; the dataset is being published"
     if not desired:
         return _S.FALSE, _R.BACKING_OFF, "spec.workers.max is 0; raise it to go on"
-    loading = sum(not pod.terminal and pod.phase == "Running" for pod in look.observed.worker_pods)
-    return _S.FALSE, _R.MODEL_LOADING, f"{ready} of {desired} ready; {loading} load the model"
+    made = loading or not on_the_way
+    return _S.FALSE, _R.MODEL_LOADING if made else _R.BACKING_OFF, message
+
+
+def _on_the_way(look: Look) -> tuple[int, list[str]]:
+    """How many workers load the model, and words on all that are neither ready nor blocked."""
+    jobs = [job for job in look.observed.worker_jobs if not job.deleting]
+    ready, blocked = {pod.uid for pod in look.ready}, {one.job for one in look.blockages}
+    loading = sum(
+        any(not pod.terminal and pod.uid not in ready for pod in look.observed.pods_of(job))
+        for job in jobs
+        if job.name not in blocked
+    )
+    ended = sum(job.complete for job in jobs)
+    unmade = max(0, sum(look.plan.desired.values()) - len(jobs))
+    words = [
+        (loading, f"{loading} {'loads' if loading == 1 else 'load'} the model"),
+        (ended, f"{ended} ended, as no unit was left to claim"),
+        (unmade, f"{unmade} {'is' if unmade == 1 else 'are'} not made yet"),
+    ]
+    return loading, [text for count, text in words if count]
 
 
 def _progressing(look: Look) -> _Said:

@@ -1,13 +1,13 @@
 """Every kopf decorator. One timer over two indexes looks at a run: parse, observe, judge, plan, apply, write.
 
 Nothing is remembered that a restart must not lose: a look starts from what the API server and the driver
-say. In memory are only pods that were deleted since the last look, and when something was last done.
+say. `Memory` holds what no watch has told, or tells again.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,14 +23,29 @@ from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
-from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
+from rephrase_operator.cluster import (
+    Cluster,
+    ComingAndGoing,
+    Gone,
+    NameTaken,
+    Outdated,
+    Refused,
+)
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.look import decide
+from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
-from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen
-from rephrase_operator.plan import DeleteJob, DeleteRun, Plan, StartDriver, StartWorker
+from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen, telling
+from rephrase_operator.plan import (
+    Action,
+    DeleteJob,
+    Plan,
+    PutOffStop,
+    StartDriver,
+    StartWorker,
+)
 from rephrase_operator.price_file import PriceFile
 from rephrase_operator.settings import Settings
 from rephrase_operator.status import status_of
@@ -50,22 +65,8 @@ _GRACE_AFTER_GRACE_SECONDS = 30
 _STUCK_SECONDS = 120
 Key = tuple[str, str]
 """Namespace and name."""
-Claim = tuple[bool, str, Key]
-"""On an output: not accepted yet, when made, whose; the least one has it."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is known of one run between looks; losing it costs a repeated check or write."""
-
-    checked_generation: int | None = None
-    checked_at: datetime | None = None
-    refused: Cause | None = None
-    written_at: datetime | None = None
-    gone: dict[str, PodSeen] = field(default_factory=dict)
-    """Pods that were deleted and are not counted yet, by uid."""
-    counted: set[str] = field(default_factory=set)
-    """Pods that were settled: one that is told to be gone after that is not counted again."""
+Claim = tuple[bool, str, Key, str]
+"""On an output: not accepted yet, when made, whose, its uid; the least one has it."""
 
 
 class Handlers:
@@ -97,6 +98,7 @@ class Handlers:
         kopf.index(*pods, registry=registry, id="pods", labels=_OURS)(self.index_pod)
         kopf.index(*_RUN_RESOURCE, registry=registry, id="outputs")(self.index_output)
         kopf.on.event(*pods, registry=registry, id="gone", labels=_OURS)(self.remember_gone)
+        kopf.on.event(*_RUN_RESOURCE, registry=registry, id="counted")(self.note_counted)
         kopf.timer(
             *_RUN_RESOURCE,
             registry=registry,
@@ -151,18 +153,21 @@ class Handlers:
         meta = body["metadata"]
         accepted = ConditionType.ACCEPTED in true
         key = str(meta["namespace"]), str(meta["name"])
-        return {canonical_uri(uri): (not accepted, str(meta["creationTimestamp"]), key)}
+        claim = not accepted, str(meta["creationTimestamp"]), key, str(meta["uid"])
+        return {canonical_uri(uri): claim}
+
+    async def note_counted(self, *, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
+        """Keep in mind which pods a status has counted, even if it is another operator's."""
+        if memory := self._memories.get(str(body["metadata"]["uid"])):
+            memory.note_counted(body.get("status", {}).get("settling", ()))
 
     async def remember_gone(self, *, type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
         """Keep a deleted pod until the next look has counted it."""
         if type != "DELETED":
             return
         seen = pod_seen(body)
-        memory = self._memories.get(seen.run)
-        if memory is None or seen.role != names.WORKER:
-            return
-        if seen.uid not in memory.counted:
-            memory.gone[seen.uid] = replace(seen, gone=True, finished=seen.finished or _now())
+        if seen.role == names.WORKER:  # it may go before the first look of this operator
+            self._memories.setdefault(seen.run, Memory()).keep(seen, _now())
 
     # -- a look at a run --
 
@@ -173,37 +178,61 @@ class Handlers:
         **keywords: Any,  # noqa: ANN401 - kopf's, the indexes among them
     ) -> None:
         """Look at a run and do what is next."""
-        meta = body["metadata"]
+        if body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+            return
+        memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
+        if not memory.looked:
+            memory.looked = True
+            await self._say_started(body)
+        latest = memory.latest_of(body)
+        meta = latest["metadata"]
         key = (str(meta["namespace"]), str(meta["name"]))
-        if "deletionTimestamp" in meta or body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+        if memory.over or "deletionTimestamp" in meta:
             return
         try:
             with self.metrics.reconcile_duration.time():
-                await self._look(body, key, keywords["jobs"], keywords["pods"], keywords["outputs"])
+                await self._look(
+                    latest, key, keywords["jobs"], keywords["pods"], keywords["outputs"]
+                )
+        except Outdated as outdated:
+            memory.latest = outdated.latest
+            logger.info("look at an old status", extra={"run": key[1]})
+        except Gone:
+            memory.over = True
+            self.metrics.forget(*key)
+            logger.warning("run is gone", extra={"run": key[1]})
         except Refused as refused:
             self.metrics.reconcile_errors.inc()
-            logger.warning("look ended early", extra={"run": key[1], "error": str(refused)})
+            logger.log(
+                logging.INFO if refused.namespace_ends else logging.WARNING,
+                "look ended early",
+                extra={"run": key[1], "error": str(refused)},
+            )
         except Exception:
             self.metrics.reconcile_errors.inc()
             raise
         self._last_look = _now()
         self.metrics.last_reconcile.set(self._last_look.timestamp())
 
+    async def _say_started(self, body: kopf.Body) -> None:
+        """Of a run that was under way already: there was no operator for a while, or another."""
+        status = body.get("status", {})
+        if status.get("phase") is None or "completionTime" in status:
+            return
+        message = f"an operator has started and goes on with this run ({status['phase']})"
+        what = {"type": "Normal", "reason": "OperatorStarted", "message": message}
+        await self._cluster.tell(body, **what, now=_now())
+
     async def _look(
         self,
-        body: kopf.Body,
+        body: Mapping[str, Any],
         key: Key,
         jobs: Mapping[Key, Iterable[JobSeen]],
         pods: Mapping[Key, Iterable[PodSeen]],
         outputs: Mapping[str, Iterable[Claim]],
     ) -> None:
+        memory = self._memories[body["metadata"]["uid"]]
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
-        memory = self._memories.get(body["metadata"]["uid"])
-        if memory is None:
-            memory = self._memories[body["metadata"]["uid"]] = Memory()
-            if before.phase is not None and before.completion_time is None:
-                message = f"an operator has started and goes on with this run ({before.phase})"
-                kopf.event(body, type="Normal", reason="OperatorStarted", message=message)
         try:
             run = RephraseRun.from_api(_plain(body))
             hashes = self._template_hashes(run)
@@ -216,10 +245,14 @@ class Handlers:
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
-        observed = await self._observe(run, memory, jobs.get(key, ()), pods.get(key, ()))
+        await self._call_roll(run, memory, [*jobs.get(key, ()), *pods.get(key, ())])
+        if memory.namespace_ends:
+            await self._let_go(run, jobs.get(key, ()))
+            return
+        observed = await self._observe(run, before, memory, jobs.get(key, ()), pods.get(key, ()))
         now = _now()
         prices = self.prices_of(run)
-        refused = None if over else _refusal(run, key, outputs, prices)
+        refused = None if over else _refusal(run, key, self._claims(run, outputs), prices)
         if refused is None and not over:
             refused = await self._checked(run, memory, now)
         look = decide(
@@ -237,9 +270,7 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
-        memory.counted |= set(before.settling)  # counted, and the count is written
-        for uid in before.settling:
-            memory.gone.pop(uid, None)
+        memory.let_go(before)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
             *key,
@@ -254,16 +285,56 @@ class Handlers:
         self.metrics.price_list_refused.set(self._price_file.refused)
         return found
 
+    async def _call_roll(
+        self, run: RephraseRun, memory: Memory, known: list[JobSeen | PodSeen]
+    ) -> None:
+        """Find out which Jobs and pods, or the run itself, went while no watch could tell.
+
+        After a watch that was too old kopf lists anew; what has gone meanwhile stays in its indexes.
+        """
+        if not memory.roll_call_is_due(known, _now()):
+            return
+        namespace, name = run.metadata.namespace or "", run.metadata.name
+        memory.latest = await self._cluster.get_run(namespace, name, run.metadata.uid or "")
+        there = await self._cluster.uids_of_children(namespace, name)
+        job = driver_job(run, settings=self.settings)
+        memory.namespace_ends = await self._cluster.is_ending(namespace, job)
+        for one in memory.call_roll(known, there, _now()):
+            logger.warning("went unseen", extra={"run": name, "object": one.name})
+
+    async def _let_go(self, run: RephraseRun, jobs: Iterable[JobSeen]) -> None:
+        """Delete the Jobs of a run whose namespace is being deleted.
+
+        Since 1.33 its pods go first, and all else only when there are none. But a Job with a limit for each
+        index keeps its last failed pod until it has made another, which it cannot: one waits for the other.
+        """
+        for job in list(jobs):  # kopf changes its index while we wait
+            if job.owner == run.metadata.uid and not job.deleting:
+                logger.info("namespace ends", extra={"run": run.metadata.name, "job": job.name})
+                await self._cluster.delete_job(run.metadata.namespace or "", job.name, job.uid)
+
+    def _claims(self, run: RephraseRun, outputs: Mapping[str, Iterable[Claim]]) -> list[Claim]:
+        """Of live runs on the output of this one."""
+        return [
+            claim
+            for claim in outputs.get(canonical_uri(run.spec.output.uri), ())
+            if claim[3] not in self._memories or not self._memories[claim[3]].over
+        ]
+
     async def _observe(
         self,
         run: RephraseRun,
+        before: RephraseRunStatus,
         memory: Memory,
         jobs: Iterable[JobSeen],
         pods: Iterable[PodSeen],
     ) -> Observed:
-        mine = [job for job in jobs if job.owner == run.metadata.uid]
-        found = {**memory.gone, **{pod.uid: pod for pod in pods}}.values()
-        ours = [pod for pod in found if pod.run == run.metadata.uid]
+        uid = run.metadata.uid
+        mine, ours = memory.children(
+            before,
+            (job for job in jobs if job.owner == uid),
+            (pod for pod in pods if pod.run == uid),
+        )
         observed = Observed(mine, ours, None, {})
         driver = observed.driver_pod
         progress = None
@@ -273,7 +344,7 @@ class Handlers:
         return replace(observed, progress=progress, warnings=warnings)
 
     async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
-        """Why Jobs have no pod and containers do not start, for some that have waited a while."""
+        """Why Jobs have no pod, pods no node, and containers do not start, for some that wait a while."""
         late = _now() - timedelta(seconds=_BLOCKED_SECONDS)
         waiting = [
             job.uid
@@ -283,11 +354,11 @@ class Handlers:
         waiting += [
             pod.uid
             for pod in observed.pods
-            if pod.phase == "Pending" and pod.node and pod.created < late and not pod.gone
+            if pod.phase == "Pending" and pod.created < late and not pod.gone
         ]
         asked = waiting[:_MOST_QUESTIONS]
-        told = await asyncio.gather(*(self._cluster.warning_of(namespace, uid) for uid in asked))
-        return {uid: text for uid, text in zip(asked, told, strict=True) if text}
+        told = await asyncio.gather(*(self._cluster.warnings_of(namespace, uid) for uid in asked))
+        return {uid: telling(events) for uid, events in zip(asked, told, strict=True) if events}
 
     async def _checked(self, run: RephraseRun, memory: Memory, now: datetime) -> Cause | None:
         """Let the API server look at the Jobs this spec asks for, once for each generation."""
@@ -306,6 +377,7 @@ class Handlers:
                     Reason.NAME_CONFLICT, f"{error}; delete it, or give this run another name"
                 )
             except Refused as refused:
+                memory.namespace_ends |= refused.namespace_ends
                 if not refused.for_good:
                     raise
                 memory.refused = Cause(
@@ -331,6 +403,7 @@ class Handlers:
             attempt=action.attempt,
             start=action.start,
             avoid=action.avoid,
+            stop_at=action.stop_at,
             units=action.units,
             settings=self.settings,
         )
@@ -347,7 +420,7 @@ class Handlers:
     async def _carry_out(
         self,
         run: RephraseRun,
-        action: StartDriver | StartWorker | DeleteJob | DeleteRun,
+        action: Action,
         memory: Memory,
     ) -> bool:
         namespace, name = run.metadata.namespace or "", run.metadata.name
@@ -360,6 +433,10 @@ class Handlers:
                 await self._cluster.create_job(self._worker_job(run, action))
             elif isinstance(action, DeleteJob):
                 await self._cluster.delete_job(namespace, action.name, action.uid)
+            elif isinstance(action, PutOffStop):
+                until = action.until.isoformat() if action.until is not None else None
+                told = {names.STOP_AT_ANNOTATION: until}
+                await self._cluster.annotate_pod(namespace, action.pod, action.uid, told)
             else:
                 await self._cluster.delete_run(namespace, name, run.metadata.uid or "")
         except ComingAndGoing:
@@ -369,8 +446,10 @@ class Handlers:
             memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
             memory.refused = Cause(Reason.NAME_CONFLICT, str(taken))
         except Refused as refused:
-            result = "refused"
-            logger.warning(
+            memory.namespace_ends |= refused.namespace_ends
+            result = "later" if refused.namespace_ends else "refused"
+            logger.log(
+                logging.INFO if refused.namespace_ends else logging.WARNING,
                 "action refused",
                 extra={"run": name, "action": kind, "code": refused.code, "error": refused.message},
             )
@@ -383,7 +462,7 @@ class Handlers:
 
     async def _write(
         self,
-        body: kopf.Body,
+        body: Mapping[str, Any],
         memory: Memory,
         before: RephraseRunStatus,
         after: RephraseRunStatus,
@@ -406,11 +485,11 @@ class Handlers:
         recent = memory.written_at is not None and not _passed(memory.written_at, now, interval)
         if not patch or (recent and not is_urgent(before, after)):
             return
-        meta = body["metadata"]
-        await self._cluster.patch_status(meta["namespace"], meta["name"], patch)
+        memory.latest = await self._cluster.patch_status(body, patch)
         memory.written_at = now
         for event in (*events(before, after), *told):
-            kopf.event(body, type=event.type, reason=event.reason, message=event.message)
+            what = {"type": event.type, "reason": event.reason, "message": event.message}
+            await self._cluster.tell(body, **what, now=now)
 
     # -- the end of a run object --
 
@@ -431,12 +510,17 @@ class Handlers:
         deleted: set[str] = set()
         told = False
         while True:
-            mine = [job for job in jobs.get(key, ()) if job.owner == uid]
+            vanished = self._memories.get(uid, Memory()).vanished
+            mine = [j for j in jobs.get(key, ()) if j.owner == uid and j.uid not in vanished]
             for job in mine:
                 if not job.deleting and job.uid not in deleted:
                     await self._cluster.delete_job(key[0], job.name, job.uid)
                     deleted.add(job.uid)
-            left = [pod for pod in pods.get(key, ()) if pod.run == uid and not pod.terminal]
+            left = [
+                pod
+                for pod in pods.get(key, ())
+                if pod.run == uid and not pod.terminal and pod.uid not in vanished
+            ]
             if not left and all(job.deleting for job in mine):
                 break
             if _now() > deadline:
@@ -444,16 +528,20 @@ class Handlers:
                 break
             if not told:
                 told = True
-                await self._cluster.patch_status(*key, {"phase": "Terminating"})
-                kopf.event(
-                    body,
-                    type="Normal",
-                    reason="Draining",
-                    message=f"{len(left)} pods save their samples before the run is deleted",
-                )
+                message = f"{len(left)} pods save their samples before the run is deleted"
+                await self._say_terminating(body, message)
             await asyncio.sleep(0.5)
         self._memories.pop(uid, None)
         self.metrics.forget(*key)
+
+    async def _say_terminating(self, body: kopf.Body, message: str) -> None:
+        try:
+            await self._cluster.patch_status(body, {"phase": "Terminating"})
+        except (Gone, Outdated, Refused) as error:  # nothing depends on it
+            logger.info("phase not written", extra={"error": str(error)})
+        await self._cluster.tell(
+            body, type="Normal", reason="Draining", message=message, now=_now()
+        )
 
 
 def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
@@ -464,7 +552,7 @@ def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
 
 
 def _refusal(
-    run: RephraseRun, key: Key, outputs: Mapping[str, Iterable[Claim]], prices: PoolPrices
+    run: RephraseRun, key: Key, claims: Iterable[Claim], prices: PoolPrices
 ) -> Cause | None:
     """Why the spec is not accepted, as far as the API server's schema could not tell."""
     if problems := problems_of(run):
@@ -475,7 +563,7 @@ def _refusal(
             "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
             f"{', '.join(prices.unknown)}: {'; '.join(prices.unknown.values())}",
         )
-    same = sorted(outputs.get(canonical_uri(run.spec.output.uri), ()))
+    same = sorted(claims)
     if same and same[0][2] != key and any(one[2] == key for one in same):
         return Cause(
             Reason.OUTPUT_IN_USE,
@@ -490,7 +578,7 @@ def _key_of_child(body: kopf.Body) -> Key:
     return str(meta["namespace"]), str(meta["labels"][names.RUN_LABEL])
 
 
-def _plain(body: kopf.Body) -> dict[str, Any]:
+def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: body[key] for key in ("apiVersion", "kind", "metadata", "spec")}
 
 

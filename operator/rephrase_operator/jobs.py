@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Any
 
 from rephrase_api import names
@@ -26,6 +27,7 @@ _USER = 65532
 _LEAVE_TAINTS = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 _LEAVE_SECONDS = 30
 _SECRETS = "/var/run/rephrase"
+_ABOUT_POD = "/var/run/rephrase/pod"
 _CACHE = "/cache"
 _MODELS = "/models"
 
@@ -39,6 +41,7 @@ def worker_job(
     start: int,
     settings: Settings,
     avoid: Sequence[str] = (),
+    stop_at: datetime | None = None,
     units: int = 0,
 ) -> dict[str, Any]:
     """The Job of one worker.
@@ -51,6 +54,7 @@ def worker_job(
         start: unit to begin at.
         settings: the operator's.
         avoid: names of nodes to take last.
+        stop_at: when it drains by itself unless that is put off; None = never.
         units: only the first so many are its to do; 0 = all.
     """
     spec = run.spec
@@ -120,13 +124,28 @@ def worker_job(
     _ours(template, names.WORKER)["env"] += [
         {"name": "REPHRASE_SLOT", "value": str(slot)},
         {"name": "REPHRASE_START", "value": str(start)},
+        {"name": "REPHRASE_STOP_AT_FILE", "value": f"{_ABOUT_POD}/stop-at"},
     ]
+    _mount_stop_time(template, stop_at)
     if units:
         job["metadata"]["annotations"][names.UNITS_ANNOTATION] = str(units)
         _ours(template, names.WORKER)["env"].append({"name": "REPHRASE_UNITS", "value": str(units)})
     if avoid:
         _put_last(template["spec"], avoid)
     return job
+
+
+def _mount_stop_time(template: dict[str, Any], stop_at: datetime | None) -> None:
+    """An annotation as a file: the kubelet keeps it up to date, where a variable would be frozen."""
+    if stop_at is not None:
+        annotations = template["metadata"].setdefault("annotations", {})
+        annotations[names.STOP_AT_ANNOTATION] = stop_at.isoformat()
+    field = _field(f"metadata.annotations['{names.STOP_AT_ANNOTATION}']")
+    source = {"downwardAPI": {"items": [{"path": "stop-at", **field}]}}
+    _set_volume(template["spec"], "about-pod", source)
+    _ours(template, names.WORKER)["volumeMounts"].append(
+        {"name": "about-pod", "mountPath": _ABOUT_POD, "readOnly": True}
+    )
 
 
 def _put_last(pod: dict[str, Any], nodes: Sequence[str]) -> None:
@@ -370,7 +389,7 @@ def _container(
 
 
 _FROM_THE_POD = {"REPHRASE_POD_UID", "REPHRASE_NODE", "REPHRASE_HOST"}
-_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_UNITS"}
+_OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_STOP_AT_FILE", "REPHRASE_UNITS"}
 _CACHES = {
     "HOME": _CACHE,
     "HF_HOME": f"{_CACHE}/huggingface",

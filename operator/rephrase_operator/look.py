@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 
@@ -31,6 +31,8 @@ from rephrase_operator.settings import Settings
 from rephrase_operator.settle import Settlement, seconds_by_pool, settle
 from rephrase_operator.verdict import Cause, Verdict, judge
 
+LEAST_STOP_SECONDS = 3600
+"""Workers go on for at least so long without an operator."""
 _MOST_SECONDS = 10 * 365 * 86400
 """No estimate is longer."""
 
@@ -187,6 +189,7 @@ def decide(
         worth=worth_starting(speed) if run.spec.scaling.deadline is None else None,
         avoid=settlement.avoid,
         stockouts=short,
+        stop_at=stop_time(run, observed, prices, spent=cost.at_least(seconds, prices), now=now),
         gives_up=(
             dearer(run, observed, short, prices=prices, pace=speed, now=now)
             if not first.holds
@@ -217,14 +220,42 @@ def _dearest(run: RephraseRun, prices: Mapping[str, Decimal]) -> str:
     return max(pools, key=lambda name: prices.get(name, Decimal(0)))
 
 
+def stop_time(
+    run: RephraseRun,
+    observed: Observed,
+    prices: Mapping[str, Decimal],
+    *,
+    spent: Decimal,
+    now: datetime,
+) -> datetime | None:
+    """When workers are to stop by themselves should no operator come back; None without a budget.
+
+    That is after twice the time in which the workers there are would spend the rest of the budget, and at
+    least an hour, so that an operator that is down for a while stops nobody.
+    """
+    budget = run.spec.scaling.budget
+    if budget is None:
+        return None
+    rate = cost.at_least({pool: float(gpus) for pool, gpus in _held(observed).items()}, prices)
+    left = max(Decimal(0), Decimal(budget.amount) - spent)
+    seconds = 2 * float(left / rate) if rate else _MOST_SECONDS
+    seconds = min(max(seconds, LEAST_STOP_SECONDS), _MOST_SECONDS)
+    return (now + timedelta(seconds=seconds)).replace(microsecond=0)
+
+
+def _held(observed: Observed) -> Counter[str]:
+    """GPUs that workers hold now, by pool."""
+    held: Counter[str] = Counter()
+    for pod in observed.worker_pods:
+        if not pod.terminal and pod.scheduled is not None:
+            held[pod.pool] += max(1, pod.gpus)
+    return held
+
+
 def drain_cost(
     run: RephraseRun, observed: Observed, prices: Mapping[str, Decimal], *, settings: Settings
 ) -> Decimal:
     """Money that the workers there are cost from this look until they have saved their samples and ended."""
     # the stop is recorded at one look, and acted upon at the next
     seconds = run.spec.workers.termination_grace_period_seconds + 2 * settings.reconcile_seconds
-    held: Counter[str] = Counter()
-    for pod in observed.worker_pods:
-        if not pod.terminal and pod.scheduled is not None:
-            held[pod.pool] += max(1, pod.gpus)
-    return cost.at_least({pool: gpus * seconds for pool, gpus in held.items()}, prices)
+    return cost.at_least({pool: gpus * seconds for pool, gpus in _held(observed).items()}, prices)

@@ -21,6 +21,9 @@ _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 _LOST_CONTAINER = {"ContainerStatusUnknown", "Unknown"}
 
 
+_NO_CAPACITY = ("InsufficientCapacityError", "NotTriggerScaleUp", "filtered out all available")
+"""In an Event of Karpenter or cluster-autoscaler on a pod."""
+
 _AT_WORK = {"generating", "idle"}
 """Phases of a worker that has its model loaded."""
 
@@ -96,6 +99,7 @@ class PodSeen:
         message: the sentence beside it: the scheduler's, the kubelet's, or the process's last words.
         gpus: its worker runs on.
         port: where it answers HTTP, 0 if nowhere.
+        stop_at: when it drains by itself; None if never.
         gone: it was deleted; this is how it was last seen.
     """
 
@@ -121,6 +125,7 @@ class PodSeen:
     gpus: int
     port: int
     started: datetime | None = None
+    stop_at: datetime | None = None
     gone: bool = False
 
     @property
@@ -162,7 +167,7 @@ class Observed:
         jobs: of the run, deleted ones included until they are gone.
         pods: of the run; those lately gone too, as they were last seen.
         progress: the driver's word; None where it did not answer.
-        warnings: the last Warning event about a Job or pod without progress, by its uid.
+        warnings: what the Warning events about a Job or pod without progress say, by its uid: `telling`.
     """
 
     jobs: Sequence[JobSeen]
@@ -269,6 +274,7 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         scheduled=_time(scheduled["lastTransitionTime"]) if scheduled is not None else None,
         finished=_end(status, ended),
         started=_time(begun) if (begun := state.get("running", {}).get("startedAt")) else None,
+        stop_at=_stop_at(meta),
         deletion=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         disruption=str(disruption.get("reason", "Disrupted")) if disruption is not None else "",
         exit_code=ended.get("exitCode"),
@@ -277,6 +283,21 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         gpus=_gpus(spec, role),
         port=_port(spec, role),
     )
+
+
+def telling(warnings: Sequence[tuple[str, str]]) -> str:
+    """The Warning that says most: an autoscaler's that it gets no node, else the last.
+
+    Args:
+        warnings: reason and message of each, oldest first, at least one.
+    """
+    texts = [f"{reason}: {message}" for reason, message in warnings]
+    return next(filter(says_no_capacity, reversed(texts)), warnings[-1][1])
+
+
+def says_no_capacity(told: str) -> bool:
+    """Whether it is an autoscaler's word that it gets no node; a hint only, since Events may be missing."""
+    return any(word in told for word in _NO_CAPACITY)
 
 
 def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:
@@ -355,6 +376,15 @@ def _end(status: Mapping[str, Any], ended: Mapping[str, Any]) -> datetime | None
 def _owner(meta: Mapping[str, Any]) -> str:
     owners = meta.get("ownerReferences", [])
     return next((str(one["uid"]) for one in owners if one.get("controller")), "")
+
+
+def _stop_at(meta: Mapping[str, Any]) -> datetime | None:
+    """As the operator wrote it; what somebody else made of it counts as none, and is written anew."""
+    try:
+        found = _time(meta.get("annotations", {}).get(names.STOP_AT_ANNOTATION, ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _gpus(spec: Mapping[str, Any], role: str) -> int:

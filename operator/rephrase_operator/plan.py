@@ -42,6 +42,8 @@ ROLLING_SHARE = 10
 """One worker in so many is replaced at a time when the spec's image, resources or arguments change."""
 LONG_WAIT_SECONDS = 180
 """A new worker that has no node for so long holds up the replacement of others no more."""
+STOP_TOLERANCE = 4
+"""A worker's time to stop is written anew once it is off by one in so many parts of the time left."""
 UNREAD_SECONDS = 60
 """How long a worker's own end, or a driver's, may be known to its Job before the rest has read it."""
 
@@ -63,6 +65,7 @@ class StartWorker:
     start: int
     reason: str
     avoid: tuple[str, ...] = ()
+    stop_at: datetime | None = None
     units: int = 0
 
 
@@ -82,7 +85,16 @@ class DeleteRun:
     reason: str
 
 
-Action = StartDriver | StartWorker | DeleteJob | DeleteRun
+@dataclass(frozen=True, slots=True)
+class PutOffStop:
+    """Tell a worker when it is to drain by itself; None = never."""
+
+    pod: str
+    uid: str
+    until: datetime | None
+
+
+Action = StartDriver | StartWorker | DeleteJob | DeleteRun | PutOffStop
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,7 @@ def plan(
     avoid: Sequence[AvoidedNode] = (),
     stockouts: Mapping[str, Stockout] = MappingProxyType({}),
     gives_up: str | None = None,
+    stop_at: datetime | None = None,
     units: int | None = None,
 ) -> Plan:
     """Decide what to do now.
@@ -129,6 +142,7 @@ def plan(
         avoid: nodes that new workers keep away from.
         stockouts: of pools, by name.
         gives_up: pool that one worker is moved away from, to a cheaper one.
+        stop_at: when workers drain by themselves, should no operator put it off; None = never.
         units: of the canary that is to be done first; None = of no canary, 0 = nobody knows yet.
     """
     settled = frozenset(status.settling)
@@ -146,20 +160,38 @@ def plan(
         running[gives_up] -= 1
     without = frozenset(name for name, one in stockouts.items() if now < one.until)
     desired = spread(run, min(most, planned), running=running, without=without)
+    put_off = tuple(_put_off(observed, stop_at, now))
     if verdict.refused is not None:
-        return Plan((), desired)
+        return Plan(put_off, desired)
     driver = tuple(_driver(observed, template_hashes[""], now))
     if not planned:
-        return Plan(driver, desired)
+        return Plan((*driver, *put_off), desired)
     workers = _Workers(
         run, observed, desired, settled, template_hashes, planned, planned - committed, now, avoid
     )
     workers.ceilings = spread(run, most, running=running, without=without)
     workers.worth = worth
+    workers.stop_at = stop_at
     workers.units = units
     actions = (*driver, *workers.actions())
+    gone = {action.uid for action in actions if isinstance(action, DeleteJob)}
+    owners = {pod.uid: pod.owner for pod in observed.worker_pods}
+    actions += tuple(one for one in put_off if owners[one.uid] not in gone)
     outdated = sum(job.template_hash != template_hashes.get(job.pool) for job in workers.jobs)
     return Plan(actions, desired, unfinished=bool(outdated) or workers.held_back)
+
+
+def _put_off(observed: Observed, stop_at: datetime | None, now: datetime) -> Iterable[PutOffStop]:
+    """Workers whose time to stop is off by more than a quarter of what is left."""
+    for pod in observed.worker_pods:
+        if pod.terminal or pod.deletion is not None:
+            continue
+        if stop_at is None or pod.stop_at is None:
+            off = pod.stop_at is not stop_at
+        else:
+            off = abs(pod.stop_at - stop_at) > (stop_at - now) / STOP_TOLERANCE
+        if off:
+            yield PutOffStop(pod.name, pod.uid, stop_at)
 
 
 def _running(observed: Observed) -> Counter[str]:
@@ -288,6 +320,8 @@ class _Workers:
         """Most workers of each pool, however few units are left."""
         self.worth: int | None = None
         """Most workers for which a start pays; None = no limit."""
+        self.stop_at: datetime | None = None
+        """When new workers drain by themselves."""
         self.units: int | None = None
         """Units of the canary that workers are kept to; 0 = not known yet, None = no canary is going on."""
         self.held_back = False
@@ -326,6 +360,8 @@ class _Workers:
         if last is None:
             return "its pods are gone" if job.failure else ""
         end = ending(last, job=job)
+        if end is Ending.DONE:
+            return ""  # its Job is about to be complete
         if end is Ending.EXPECTED:  # a queue took its place, or it never had one
             return "another try" if job.failure else ""
         if end is Ending.DISRUPTION:
@@ -440,8 +476,16 @@ class _Workers:
                 start = bit_reversed_start(slot, units or self._planned)
                 reason = f"{self._desired[pool.name]} workers are wanted in pool {pool.name}"
                 avoid = tuple(sorted(self._avoid))
-                number = attempts[slot] + 1
-                yield StartWorker(slot, number, pool.name, start, reason, avoid, units)
+                yield StartWorker(
+                    slot,
+                    attempts[slot] + 1,
+                    pool.name,
+                    start,
+                    reason,
+                    avoid,
+                    stop_at=self.stop_at,
+                    units=units,
+                )
 
 
 def _by_pool(jobs: Iterable[JobSeen]) -> dict[str, list[JobSeen]]:

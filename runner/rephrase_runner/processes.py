@@ -190,6 +190,14 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     Raises:
         Drained, EngineFailed, RephraseError: as `Worker.run`.
     """
+    noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
+    try:
+        await _run_worker(launch, drain)
+    finally:
+        noticing.cancel()
+
+
+async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     vitals = Vitals(asyncio.get_running_loop().time())
     store = Store(
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
@@ -199,12 +207,8 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
     if worker is None:
         logger.info("nothing to do: the run is complete")
         return
-    noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
-    try:
-        async with _measured(launch, store, vitals):
-            await worker.run()
-    finally:
-        noticing.cancel()
+    async with _measured(launch, store, vitals):
+        await worker.run()
 
 
 async def _make_worker(
@@ -297,13 +301,23 @@ async def _measured(launch: WorkerLaunch, store: Store, vitals: Vitals) -> Async
 
 
 async def _drain_on_notice(launch: WorkerLaunch, drain: asyncio.Event) -> None:
-    """Drain at once where the cloud tells before SIGTERM that the machine goes."""
+    """Drain where the cloud tells before SIGTERM that the machine goes, or the time to stop has come."""
+    notices = []
     if launch.spot_notice:
         from rephrase_runner import spot_notice
 
         cloud = spot_notice.Cloud(launch.spot_notice)
-        await spot_notice.watch(cloud, address=launch.spot_notice_address)
+        notices.append(spot_notice.watch(cloud, address=launch.spot_notice_address))
+    if launch.stop_at_file:
+        from rephrase_runner import stop_time
+
+        notices.append(stop_time.watch(Path(launch.stop_at_file)))
+
+    async def heed(notice: Awaitable[None]) -> None:
+        await notice
         drain.set()
+
+    await asyncio.gather(*(heed(notice) for notice in notices))
 
 
 async def _open_run(store: Store, launch: WorkerLaunch) -> tuple[SpecRecord, Ledger]:

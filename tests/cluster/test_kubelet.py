@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -505,3 +507,69 @@ def test_a_forced_deletion_kills_at_once(
     namespace.delete("pods", "stays", grace_seconds=0)
 
     wait_until(lambda: running.has_ended, "its processes are gone", within=5)
+
+
+# -- nodes that somebody else makes ---------------------------------------------------------------
+
+
+@pytest.fixture
+def adopted(
+    cluster_client: Client, namespace: Client, tmp_path: Path
+) -> Iterator[tuple[Kubelet, str]]:
+    """A kubelet that is the machine of what carries an annotation of its own, and such a Node."""
+    name = f"{namespace.namespace}-machine"
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "annotations": {f"tests/{name}": "yes"},
+            "labels": {"kubernetes.io/hostname": name},
+        },
+        "status": {
+            "allocatable": {"cpu": "3900m", "memory": "8Gi", "pods": "20", "nvidia.com/gpu": "2"}
+        },
+    }
+    with Kubelet(cluster_client, tmp_path / "kubelet") as kubelet:
+        kubelet.adopt(f"tests/{name}")
+        cluster_client.create(node)
+        yield kubelet, name
+        cluster_client.delete("nodes", name)
+        assert kubelet.errors == []
+
+
+def on(node: str, **more: Any) -> Object:  # noqa: ANN401 - fields of a container
+    return a_pod(
+        "pod",
+        a_container(python(f"{ENDS_ON_SIGTERM}# mark-{node}"), **more),
+        nodeSelector={"kubernetes.io/hostname": node},
+    )
+
+
+def test_a_node_that_somebody_else_made_gets_a_machine_that_runs_pods(
+    cluster_client: Client, namespace: Client, adopted: tuple[Kubelet, str]
+) -> None:
+    kubelet, name = adopted
+    cluster_client.wait_for("nodes", name, ready, "it is ready")
+    gpus = {"limits": {"nvidia.com/gpu": "2"}}
+
+    pod = start(kubelet, namespace, on(name, resources=gpus))
+
+    assert pod["spec"]["nodeName"] == name
+    found = cluster_client.get("nodes", name)
+    assert found["status"]["allocatable"]["cpu"] == "3900m"
+
+
+def test_a_node_that_somebody_else_removes_takes_its_processes_with_it_at_once(
+    cluster_client: Client, namespace: Client, adopted: tuple[Kubelet, str]
+) -> None:
+    kubelet, name = adopted
+    cluster_client.wait_for("nodes", name, ready, "it is ready")
+    start(kubelet, namespace, on(name))
+    ran = alive(f"mark-{name}")
+
+    cluster_client.delete("nodes", name)
+
+    wait_until(lambda: not alive(f"mark-{name}"), "its process is gone")
+    assert ran
+    assert namespace.get("pods", "pod")["status"]["phase"] == "Running"  # as far as anybody knows

@@ -18,7 +18,7 @@ GRANTED = {
     ("rephrase.io", "rephraseruns/status"): {"patch"},
     ("rephrase.io", "rephraseruns/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
-    ("", "pods"): {"list", "watch"},
+    ("", "pods"): {"list", "watch", "patch"},
     ("", "events"): {"create", "list"},
 }
 SCANNING = {

@@ -130,7 +130,7 @@ IN_A_NAMESPACE = {
     ("rephrase.io", "rephraseruns/status"): {"patch"},
     ("rephrase.io", "rephraseruns/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
-    ("", "pods"): {"list", "watch"},
+    ("", "pods"): {"list", "watch", "patch"},
     ("", "events"): {"create", "list"},
 }
 IN_THE_CLUSTER = IN_A_NAMESPACE | {

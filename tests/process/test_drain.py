@@ -105,6 +105,29 @@ async def test_a_busy_worker_that_is_asked_to_end_saves_what_is_finished_within_
         assert await checkpointed(fleet) == beats[0].samples
 
 
+async def test_a_worker_whose_time_to_stop_has_come_saves_what_is_finished(laptop: Laptop) -> None:
+    slow_run(laptop)
+    told = laptop.folder / "stop-at"
+    told.write_text("2999-01-01T00:00:00+00:00")
+    fleet = Fleet(
+        laptop, clocks={**ON_A_FOLDER, "checkpoint_seconds": 600, "stop_at_file": str(told)}
+    )
+
+    async with busy(fleet) as worker:
+        await eventually(lambda: has_finished(fleet), "some documents are finished")
+        told.write_text("2026-01-01T00:00:00+00:00")
+        await eventually(
+            lambda: any(member is worker for member, _ in fleet.ended), "it ends", within=60
+        )
+        codes = [code for member, code in fleet.ended if member is worker]
+
+        assert codes == [ExitCode.DRAINED]
+        assert await checkpointed(fleet) > 0
+        await eventually(  # another would not begin
+            lambda: sum(code == ExitCode.DRAINED for _, code in fleet.ended) > 1, "so does the next"
+        )
+
+
 async def test_a_worker_whose_store_hangs_ends_within_seconds_too(laptop: Laptop, s3: S3) -> None:
     async with faulty_proxy(s3.endpoint) as proxy:
         behind = S3(proxy.endpoint, s3.bucket, s3.prefix)

@@ -16,7 +16,7 @@ from rephrase_api import names
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_operator.look import Look, decide
 from rephrase_operator.observed import JobSeen, Observed, PodSeen
-from rephrase_operator.plan import DeleteJob, Plan, StartDriver, StartWorker
+from rephrase_operator.plan import DeleteJob, Plan, PutOffStop, StartDriver, StartWorker
 from rephrase_operator.settings import Settings
 from rephrase_operator.status import status_of
 from rephrase_operator.verdict import Verdict
@@ -329,6 +329,9 @@ class Cluster:
         for action in todo.actions:
             if isinstance(action, DeleteJob):
                 self._delete(action)
+        for action in todo.actions:
+            if isinstance(action, PutOffStop) and action.uid in self.pods:
+                self.pods[action.uid] = replace(self.pods[action.uid], stop_at=action.until)
         for action in todo.actions:
             if isinstance(action, StartDriver):
                 self._create(a_driver_job(template_hash="driver"))

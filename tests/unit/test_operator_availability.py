@@ -6,7 +6,7 @@ import pytest
 
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_operator.availability import Blockage, blockage, summary, why_it_failed
-from rephrase_operator.observed import JobSeen, PodSeen
+from rephrase_operator.observed import JobSeen, PodSeen, telling
 from support.looks import (
     NOW,
     a_job,
@@ -52,6 +52,24 @@ def test_a_job_waits_for_its_queue_its_pod_and_a_node_which_costs_nothing() -> N
     assert found(gated) == ("BackingOff", True)
     assert found(a_pending_pod(JOB)) == ("Unschedulable", True)
     assert found(a_preempted_pod(JOB)) == ("BackingOff", True)
+    assert found(gated, warnings={gated.uid: "SomeReason: some words"}) == ("BackingOff", True)
+
+
+def test_a_node_that_an_autoscaler_does_not_get_is_told_in_its_words() -> None:
+    pod = a_pending_pod(JOB)
+    refused = telling(
+        [
+            ("FailedScheduling", "0/3 nodes are available"),
+            ("InsufficientCapacityError", "no capacity is left for gpu-1/zone-a/spot"),
+            ("FailedScheduling", "0/4 nodes are available"),
+        ]
+    )
+    other = telling([("FailedScheduling", "old"), ("FailedScheduling", "0/4 nodes are available")])
+
+    assert refused == "InsufficientCapacityError: no capacity is left for gpu-1/zone-a/spot"
+    assert found(pod, warnings={pod.uid: refused}) == ("CapacityStockout", True)
+    assert other == "0/4 nodes are available"
+    assert found(pod, warnings={pod.uid: other}) == ("Unschedulable", True)
 
 
 def test_a_pod_that_starts_has_time_until_somebody_says_what_is_wrong() -> None:

@@ -1,5 +1,6 @@
 """Money, the operator's settings, the driver's numbers, and engine arguments."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,8 +10,9 @@ from pydantic import ValidationError
 from rephrase_api import cost
 from rephrase_api.errors import Problems
 from rephrase_api.launch import merged_arguments
+from rephrase_operator.look import stop_time
 from rephrase_operator.settings import Settings
-from support.looks import a_progress, prices
+from support.looks import NOW, a_job, a_pod, a_progress, a_run, observed, prices
 
 # -- cost --
 
@@ -127,3 +129,24 @@ def test_a_pools_arguments_replace_those_of_the_run_flag_by_flag() -> None:
 
     assert merged_arguments(base, pool) == ("--enforce-eager", "--max-num", *pool)
     assert merged_arguments(base, ()) == base
+
+
+# -- without an operator --
+
+
+@pytest.mark.parametrize(
+    ("spent", "workers", "hours"),
+    [("0", 2, 5), ("6", 2, 2), ("9", 2, 1), ("12", 2, 1), ("0", 0, 10 * 365 * 24)],
+    ids=["all is left", "some is left", "an hour at least", "overspent", "nobody works"],
+)
+def test_workers_stop_after_twice_what_the_rest_of_the_budget_lasts(
+    spent: str, workers: int, hours: float
+) -> None:
+    run = a_run(scaling={"budget": {"amount": "10"}})
+    jobs = [a_job(slot) for slot in range(workers)]
+    there = observed(jobs, [a_pod(job, gpus=2) for job in jobs])
+
+    until = stop_time(run, there, prices(default="1"), spent=Decimal(spent), now=NOW)
+
+    assert until == NOW + timedelta(hours=hours)
+    assert stop_time(a_run(), there, prices(default="1"), spent=Decimal(spent), now=NOW) is None

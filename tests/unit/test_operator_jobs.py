@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from rephrase_api.launch import DriverLaunch, WorkerLaunch
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
-from support.looks import RUN_UID, SETTINGS, a_run, two_pools
+from support.looks import NOW, RUN_UID, SETTINGS, a_run, two_pools
 
 SPOT = {
     "capacityType": "Spot",
@@ -24,10 +25,18 @@ Object = dict[str, Any]
 
 
 def a_worker(
-    run: RephraseRun, *, pool: str = "", slot: int = 3, attempt: int = 1, start: int = 5
+    run: RephraseRun,
+    *,
+    pool: str = "",
+    slot: int = 3,
+    attempt: int = 1,
+    start: int = 5,
+    stop_at: datetime | None = None,
 ) -> Object:
     found = next(one for one in run.spec.pools() if one.name == pool or not pool)
-    return worker_job(run, found, slot=slot, attempt=attempt, start=start, settings=SETTINGS)
+    return worker_job(
+        run, found, slot=slot, attempt=attempt, start=start, stop_at=stop_at, settings=SETTINGS
+    )
 
 
 def a_driver(run: RephraseRun) -> Object:
@@ -235,6 +244,22 @@ def test_templates_of_config_maps_are_files_named_like_their_prompts() -> None:
     assert volume["projected"]["sources"] == [{"configMap": {"name": "prompts", "items": items}}]
     assert environment_of(job)["REPHRASE_TEMPLATES"] == mount["mountPath"]
     assert environment_of(a_driver(a_run()))["REPHRASE_TEMPLATES"] == ""
+
+
+def test_a_worker_reads_when_to_stop_from_a_file_that_follows_its_annotation() -> None:
+    until = NOW + timedelta(hours=2)
+    jobs = a_worker(a_run(), stop_at=until), a_worker(a_run())
+
+    for job in jobs:
+        (volume,) = (one for one in pod_of(job)["volumes"] if one["name"] == "about-pod")
+        (mount,) = (one for one in container_of(job)["volumeMounts"] if one["name"] == "about-pod")
+        (item,) = volume["downwardAPI"]["items"]
+        assert item["fieldRef"]["fieldPath"] == "metadata.annotations['rephrase.io/stop-at']"
+        file = f"{mount['mountPath']}/{item['path']}"
+        assert environment_of(job)["REPHRASE_STOP_AT_FILE"] == file
+    told = [job["spec"]["template"]["metadata"].get("annotations") for job in jobs]
+    assert told == [{"rephrase.io/stop-at": until.isoformat()}, None]
+    assert template_hash(jobs[0]) == template_hash(jobs[1])
 
 
 # -- the hash --

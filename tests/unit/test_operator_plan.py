@@ -16,6 +16,7 @@ from rephrase_operator.plan import (
     DeleteJob,
     DeleteRun,
     Plan,
+    PutOffStop,
     StartDriver,
     StartWorker,
     plan,
@@ -264,6 +265,13 @@ def test_a_worker_that_nobody_took_keeps_the_back_off_until_its_job_has_failed(
     ]
 
 
+def test_a_worker_that_has_finished_is_not_renewed_before_its_job_is_complete() -> None:
+    job = a_job()
+    done = an_ended_pod(job, code=0)
+
+    assert not renewed(job, done, work=done).actions
+
+
 def test_a_failure_after_some_work_renews_the_job() -> None:
     job = a_job()
     failed = an_ended_pod(job)
@@ -453,6 +461,40 @@ def test_a_run_is_deleted_when_its_time_to_live_is_over_and_nothing_of_it_is_lef
 
     assert planned(run, observed(jobs), verdict=DONE, status=over(seconds)).actions == expected
     assert planned(a_run(), observed(jobs), verdict=DONE, status=over(10**8)).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "told"),
+    [
+        (None, None, False),
+        (None, 4000, True),
+        (4000, None, True),
+        (4000, 4000, False),
+        (4900, 4000, False),
+        (5001, 4000, True),
+        (2999, 4000, True),
+    ],
+    ids=["no budget", "a new one", "none any more", "right", "nearly", "too late", "too soon"],
+)
+def test_a_worker_is_told_when_to_stop_by_itself_once_that_is_a_quarter_off(
+    known: float | None, wanted: float | None, *, told: bool
+) -> None:
+    job = a_job()
+    until = NOW + timedelta(seconds=wanted) if wanted is not None else None
+    pod = a_pod(job, stop_at=NOW + timedelta(seconds=known) if known is not None else None)
+    ended = an_ended_pod(a_job(1))
+
+    found = plan(
+        a_run(workers={"max": 1}),
+        RephraseRunStatus(),
+        with_driver([job], [pod, ended]),
+        GOES_ON,
+        template_hashes={"": "now", "default": "now"},
+        now=NOW,
+        stop_at=until,
+    )
+
+    assert found.actions == ((PutOffStop(pod.name, pod.uid, until),) if told else ())
 
 
 def test_a_job_that_is_being_deleted_is_not_deleted_again() -> None:

@@ -172,6 +172,50 @@ def test_workers_are_not_available_below_the_least_the_spec_keeps_or_at_none_at_
     assert "spec.workers.max is 0" in none.message
 
 
+SECOND = a_job(1)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "pods", "expected"),
+    [
+        ([SECOND], [a_pod(SECOND)], "1 of 2 ready; 1 loads the model"),
+        ([], [], "1 of 2 ready; 1 is not made yet"),
+        ([replace(SECOND, deleting=True)], [a_pod(SECOND)], "1 of 2 ready; 1 is not made yet"),
+        (
+            [replace(SECOND, complete=True)],
+            [an_ended_pod(SECOND, code=0)],
+            "1 of 2 ready; 1 ended, as no unit was left to claim",
+        ),
+    ],
+)
+def test_every_worker_that_is_wanted_and_not_ready_is_accounted_for(
+    jobs: list[Any], pods: list[Any], expected: str
+) -> None:
+    alone = one_worker()
+    found = replace(alone, jobs=[*alone.jobs, *jobs], pods=[*alone.pods, *pods])
+    look = a_look(observed=found, plan=Plan((), {"default": 2}))
+
+    assert one(status_of(look), "WorkersAvailable").message == expected
+
+
+def test_those_that_load_are_told_beside_those_that_wait() -> None:
+    third = a_job(2)
+    found = with_driver([JOB, SECOND, third], [a_pod(JOB), a_pod(SECOND), a_pending_pod(third)])
+
+    told = one(
+        status_of(a_look(observed=found, plan=Plan((), {"default": 4}))), "WorkersAvailable"
+    ).message
+
+    assert told.startswith("0 of 4 ready; 2 load the model; 1 is not made yet; 0/3 nodes are")
+
+
+def test_workers_that_are_not_made_yet_do_not_load_a_model() -> None:
+    look = a_look(observed=with_driver(), plan=WANTS_ONE)
+
+    assert said(look, "WorkersAvailable") == ("False", "BackingOff")
+    assert one(status_of(look), "WorkersAvailable").message == "0 of 1 ready; 1 is not made yet"
+
+
 @pytest.mark.parametrize(
     ("seconds", "ready", "expected"),
     [

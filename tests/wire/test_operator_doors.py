@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,33 @@ import yaml
 from aiohttp import web
 
 from rephrase_api.progress import Progress, Units
-from rephrase_operator.cluster import Cluster, ComingAndGoing, NameTaken, Refused
+from rephrase_operator.cluster import (
+    Cluster,
+    ComingAndGoing,
+    Gone,
+    NameTaken,
+    Outdated,
+    Refused,
+)
 from rephrase_operator.driver_client import DriverClient
+from support.waiting import eventually
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Connect = Callable[[Answer], AbstractAsyncContextManager[Cluster]]
 JOB: dict[str, Any] = {
     "metadata": {"namespace": "here", "name": "run-driver", "ownerReferences": [{"uid": "ours"}]}
+}
+RUN: dict[str, Any] = {
+    "apiVersion": "rephrase.io/v1alpha1",
+    "kind": "RephraseRun",
+    "metadata": {
+        "namespace": "here",
+        "name": "run",
+        "uid": "run-uid",
+        "resourceVersion": "1",
+        "generation": 1,
+    },
+    "status": {"phase": "Pending"},
 }
 
 
@@ -150,9 +170,101 @@ async def test_a_connection_that_is_cut_is_no_answer(connected: Connect) -> None
 
     async with connected(answer) as cluster:
         with pytest.raises(Refused, match="does not answer") as refused:
-            await cluster.patch_status("here", "run", {"phase": "Running"})
+            await cluster.patch_status(RUN, {"phase": "Running"})
 
     assert refused.value.code == 0
+    assert not refused.value.for_good
+
+
+def another(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - values of an object
+    """The run as somebody else has made it: `metadata` and `status` changed."""
+    meta = RUN["metadata"] | {"resourceVersion": "2"} | changes.get("metadata", {})
+    return RUN | {"metadata": meta, "status": changes.get("status", RUN["status"])}
+
+
+def only_at(version: str, now: dict[str, Any], written: list[dict[str, Any]]) -> Answer:
+    """Patches what is at this version, and shows what is there `now`; what is written is kept."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response(now)
+        body = await request.json()
+        if body["metadata"]["resourceVersion"] != version:
+            return web.json_response({"message": "the object has been modified"}, status=409)
+        written.append(body["status"])
+        return web.json_response(now | {"status": body["status"]})
+
+    return answer
+
+
+async def test_a_status_is_written_if_only_the_metadata_has_changed(connected: Connect) -> None:
+    written: list[dict[str, Any]] = []
+    async with connected(only_at("2", another(), written)) as cluster:
+        latest = await cluster.patch_status(RUN, {"phase": "Running"})
+
+    assert written == [{"phase": "Running"}]
+    assert latest["status"] == {"phase": "Running"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"status": {"phase": "Failed"}}, {"metadata": {"generation": 2}}]
+)
+async def test_a_status_of_what_has_changed_is_not_written(
+    connected: Connect, changes: dict[str, Any]
+) -> None:
+    written: list[dict[str, Any]] = []
+    now = another(**changes)
+    async with connected(only_at("2", now, written)) as cluster:
+        with pytest.raises(Outdated) as outdated:
+            await cluster.patch_status(RUN, {"phase": "Running"})
+
+    assert outdated.value.latest == now
+    assert written == []
+
+
+async def test_a_status_is_not_written_to_a_namesake(connected: Connect) -> None:
+    written: list[dict[str, Any]] = []
+    async with connected(only_at("2", another(metadata={"uid": "other"}), written)) as cluster:
+        with pytest.raises(Gone):
+            await cluster.patch_status(RUN, {"phase": "Running"})
+
+    assert written == []
+
+
+async def test_nothing_is_asked_while_the_api_server_has_asked_to_wait(connected: Connect) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.method)
+        if len(asked) > 1:
+            return web.json_response(RUN)
+        return web.json_response({"message": "busy"}, status=429, headers={"Retry-After": "1"})
+
+    async with connected(answer) as cluster:
+        for _ in range(3):
+            with pytest.raises(Refused):
+                await cluster.get_run("here", "run", "run-uid")
+        early = len(asked)
+
+        async def answered() -> bool:
+            with suppress(Refused):
+                return bool(await cluster.get_run("here", "run", "run-uid"))
+            return False
+
+        await eventually(answered, "it is asked again")
+
+    assert early == 1
+    assert len(asked) == 2
+
+
+async def test_that_a_namespace_ends_is_no_fault_of_a_job(connected: Connect) -> None:
+    ends = {"message": "it ends", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
+    async with connected(always(lambda: web.json_response(ends, status=403))) as cluster:
+        ending = await cluster.is_ending("here", JOB)
+        with pytest.raises(Refused) as refused:
+            await cluster.create_job(JOB)
+
+    assert ending
     assert not refused.value.for_good
 
 
@@ -166,20 +278,27 @@ async def test_events_are_not_asked_for_again_where_they_may_not_be_read(
         return web.json_response({"message": "no"}, status=403)
 
     async with connected(answer) as cluster:
-        told = [await cluster.warning_of("here", "uid") for _ in range(2)]
+        told = [await cluster.warnings_of("here", "uid") for _ in range(2)]
 
-    assert told == ["", ""]
+    assert told == [[], []]
     assert len(asked) == 1
 
 
-async def test_the_last_warning_is_told(connected: Connect) -> None:
+async def test_warnings_are_told_oldest_first(connected: Connect) -> None:
     items = [
-        {"metadata": {}, "lastTimestamp": "2026-01-01T00:00:01Z", "message": "first"},
+        {
+            "metadata": {},
+            "lastTimestamp": "2026-01-01T00:00:01Z",
+            "message": "middle",
+            "reason": "R",
+        },
         {"metadata": {}, "lastTimestamp": "2026-01-01T00:00:02Z", "message": "last"},
-        {"metadata": {}, "eventTime": "2026-01-01T00:00:00Z", "message": "before"},
+        {"metadata": {}, "eventTime": "2026-01-01T00:00:00Z", "message": "first"},
     ]
     async with connected(always(lambda: web.json_response({"items": items}))) as cluster:
-        assert await cluster.warning_of("here", "uid") == "last"
+        told = await cluster.warnings_of("here", "uid")
+
+    assert told == [("", "first"), ("R", "middle"), ("", "last")]
 
 
 @asynccontextmanager

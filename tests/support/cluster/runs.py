@@ -10,13 +10,17 @@ from rephrase_api.v1alpha1.conditions import ConditionType
 from support import corpora
 from support.cluster.builders import condition
 from support.cluster.client import Client
+from support.cluster.resources import path_of
 from support.cluster.wire import Object
 from support.manifests import a_manifest, echo, merged
 from support.s3 import S3
 
 SLOW = echo(concurrency=4, latency=0.5)
 """Slow enough to meddle with: some eight samples per second and worker."""
+QUICK: dict[str, Any] = {"spec": {"model": {"engine": {"args": []}}}}
+"""A patch that has workers get done at once what is left."""
 SECRET = "store"
+_TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 
 class Runs:
@@ -72,6 +76,16 @@ class Runs:
     def get(self, name: str = "test") -> Object:
         """The run as it is now."""
         return self.namespace.get("rephraseruns", name)
+
+    def row(self, name: str = "test") -> tuple[Object, Object]:
+        """What `kubectl get rr -o wide` prints of it, by column, and the run that this was printed of."""
+        table = self.namespace.wire.request(
+            "GET", path_of("rephraseruns", self.namespace.namespace, name),
+            query={"includeObject": "Object"}, accept=_TABLE,
+        )  # fmt: skip
+        (row,) = table["rows"]
+        columns = [column["name"] for column in table["columnDefinitions"]]
+        return dict(zip(columns, row["cells"], strict=True)), row["object"]
 
     def jobs(self, role: str = "", run: str = "test") -> list[Object]:
         """Its Jobs that are not being deleted."""

@@ -71,6 +71,7 @@ class Pod:
         self._deleted = asyncio.Event()
         self._reporting = asyncio.Lock()
         self._reported: Object = {}
+        self._made: Volumes | None = None
         known = (found.get("status") or {}).get("podIP")  # before the node lost its power
         self._view = PodView(known or host.addresses.take(), node_address, now())
         self._place = Place(
@@ -93,6 +94,8 @@ class Pod:
     def update(self, found: Object) -> None:
         """Take in what the API server says of it."""
         self._latest = found
+        if self._made is not None:
+            self._made.follow(self._placed())
         if found["metadata"].get("deletionTimestamp"):
             self._deleted.set()
             self.stop(Stop())
@@ -198,7 +201,10 @@ class Pod:
         volumes = Volumes(folder, self._placed(), self._client, place.allocatable)
         while True:
             try:
-                return await self._host.call(volumes.prepare)
+                found = await self._host.call(volumes.prepare)
+                self._made = volumes
+                volumes.follow(self._placed())
+                return found
             except BadReference as missing:
                 self._event("Warning", "FailedMount", f"MountVolume.SetUp failed: {missing}")
             except (Refused, *Unreachable) as trouble:

@@ -1,6 +1,6 @@
 """Volumes of a pod as folders of this machine: made when the pod comes, gone when its folder goes.
 
-Files of Secrets, ConfigMaps and the downward API are written once; they do not follow later changes.
+Files of Secrets and ConfigMaps are written once; those of the downward API follow the pod's annotations.
 An `emptyDir` in memory belongs to one container alone.
 """
 
@@ -59,6 +59,21 @@ class Volumes:
         """
         volumes = self._pod["spec"].get("volumes") or []
         return {volume["name"]: self._volume(volume) for volume in volumes}
+
+    def follow(self, pod: Object) -> None:
+        """Write the files of the downward API anew where the pod's labels or annotations changed.
+
+        Args:
+            pod: as it is now, with addresses in its status.
+        """
+        before, self._pod = self._pod["metadata"], pod
+        if all(before.get(key) == pod["metadata"].get(key) for key in ("labels", "annotations")):
+            return
+        for volume in pod["spec"].get("volumes") or []:
+            for path, content, mode in self._files({"downwardAPI": volume.get("downwardAPI")}):
+                fresh = self._folder / volume["name"] / f"..{path}"
+                self._write(fresh, content, mode or 0o644)
+                fresh.replace(fresh.with_name(path))  # a reader sees the old one or the new one
 
     def _volume(self, volume: Object) -> Volume:
         folder = self._folder / volume["name"]
