@@ -1,6 +1,6 @@
 """The body of the driver's `GET /progress`: the driver writes it, operator and `rephrase run` read it. Pure.
 
-At most 1 MiB; the same body without workers goes into the driver's termination message (at most 4,096
+At most 4 MiB; the same body without workers goes into the driver's termination message (at most 4,096
 bytes). Money is not in it: the driver reports GPU seconds, whoever shows them knows the prices.
 """
 

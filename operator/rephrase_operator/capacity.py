@@ -7,24 +7,26 @@ node now and then costs one worker's wait for each pause, and the pauses double.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from rephrase_api.v1alpha1 import Pool, RephraseRun
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.budget import hourly
 from rephrase_operator.observed import Observed, ready_pods, says_no_capacity
-from rephrase_operator.scaling import Pace
+from rephrase_operator.scaling import CARE, Pace, worth_starting
 
 PAUSE_SECONDS = 300
 """A pool is passed over for so long the first time, then twice as long, and so on."""
 LONGEST_PAUSE_SECONDS = 3600
 HINTED_PATIENCE = timedelta(seconds=60)
 """Patience once an autoscaler or a quota has said that there will be no node."""
+MOVING_SHARE = 10
+"""Workers are moved while fewer than one in so many are starting."""
 SAVED_TIMES = 2
 """A move must save so many times what it costs."""
-_FAR_SECONDS = 10 * 365 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def stockouts(
         if last is not None and now < last.until:
             found[pool.name] = last
         elif _waits_too_long(pool, observed, _patience(pool, in_time=in_time), now) and _another(
-            pool, pools, found, known, now
+            run, pool, observed, {**known, **found}, now
         ):
             count = last.count + 1 if last is not None else 1
             found[pool.name] = Stockout(count, now + timedelta(seconds=_pause(count)))
@@ -88,7 +90,7 @@ def _waits_too_long(pool: Pool, observed: Observed, patience: timedelta, now: da
         told = observed.warnings.get(live[-1].uid if live else job.uid, "")
         no_quota = not live and "exceeded quota" in told
         waiting = job.suspended or no_quota or (bool(live) and live[-1].scheduled is None)
-        since = live[-1].created if live and not job.suspended else job.created
+        since = live[-1].created if live and not job.suspended else job.resumed or job.created
         hinted = min(patience, HINTED_PATIENCE) if no_quota or says_no_capacity(told) else patience
         if waiting and now - since >= hinted:
             return True
@@ -101,18 +103,21 @@ def _patience(pool: Pool, *, in_time: bool) -> timedelta:
 
 
 def _another(
-    pool: Pool,
-    pools: Iterable[Pool],
-    found: Mapping[str, Stockout],
-    known: Mapping[str, Stockout],
-    now: datetime,
+    run: RephraseRun, pool: Pool, observed: Observed, known: Mapping[str, Stockout], now: datetime
 ) -> bool:
-    """Whether there is a pool to go to."""
-    passed_over = {name for name, one in {**known, **found}.items() if now < one.until}
+    """Whether there is room in a pool that is not passed over."""
+    count = Counter(job.pool for job in observed.worker_jobs if not job.deleting)
+    passed_over = {name for name, one in known.items() if now < one.until}
     return any(
-        other.name != pool.name and other.name not in passed_over and other.max != 0
-        for other in pools
+        other.name != pool.name
+        and other.name not in passed_over
+        and count[other.name] < _room(run, other)
+        for other in run.spec.pools()
     )
+
+
+def _room(run: RephraseRun, pool: Pool) -> int:
+    return pool.max if pool.max is not None else run.spec.workers.max
 
 
 def _kept_a_node(pool: Pool, observed: Observed, last: Stockout, now: datetime) -> bool:
@@ -152,43 +157,44 @@ def dearer(
     """
     if pace is None or not pace.workers:
         return None
-    deadline = run.spec.scaling.deadline
-    fewer = now + timedelta(seconds=min(pace.finish_seconds(pace.workers - 1), _FAR_SECONDS))
-    if deadline is not None and fewer > deadline:
-        return None
-    jobs = [job for job in observed.worker_jobs if not job.deleting and not job.finished]
-    count = Counter(job.pool for job in jobs)
+    jobs = [job for job in observed.worker_jobs if not job.deleting]
+    worth = worth_starting(pace) or len(jobs)
+    if min(run.spec.workers.max, pace.units, worth) < len(jobs):
+        return None  # the one that goes would not be replaced
     ready = {
         pod.owner for pod in ready_pods(observed, lease_seconds=run.spec.durability.lease_seconds)
     }
-    if any(job.uid not in ready for job in jobs):
-        return None  # one after the other
+    starting = sum(job.uid not in ready for job in jobs)
+    if starting >= max(1, len(jobs) // MOVING_SHARE) or not _leaves_time(run, pace, now):
+        return None
+    count = Counter(job.pool for job in jobs)
     pools = by_priority(run)
     for number, pool in enumerate(pools):
         last = short.get(pool.name)
-        room = pool.max if pool.max is not None else run.spec.workers.max
-        if (last is not None and now < last.until) or count[pool.name] >= room:
+        if (last is not None and now < last.until) or count[pool.name] >= _room(run, pool):
             continue
+        if any(job.pool == pool.name and not observed.has_node(job) for job in jobs):
+            return None  # one after the other
         worse = [other for other in pools[number + 1 :] if count[other.name] > other.min]
-        costs = {other.name: _hourly(other, prices) for other in (pool, *worse)}
-        cheap = costs.pop(pool.name)
+        costs = {other.name: hourly(other, prices) for other in worse}
         known = {name: money for name, money in costs.items() if money is not None}
+        cheap = hourly(pool, prices)
         if cheap is None or not known:
-            continue
-        dearest = max(known, key=lambda name: known[name])
+            return None
+        found = max(known, key=lambda name: known[name])
         each = pace.work / pace.workers  # seconds that each worker has yet to work
         wait = pace.start + (pool.fallback_after_seconds if last is not None else 0)
-        saved = float(known[dearest] - cheap) * each
-        if saved > SAVED_TIMES * float(cheap) * pace.start and each > SAVED_TIMES * wait:
-            return dearest
+        saved = float(known[found] - cheap) * each
+        pays = saved > SAVED_TIMES * float(cheap) * pace.start and each > SAVED_TIMES * wait
+        return found if pays else None
     return None
 
 
-def _hourly(pool: Pool, prices: Mapping[str, Decimal]) -> Decimal | None:
-    """Price of one worker of a pool for an hour."""
-    price = prices.get(pool.name)
-    gpus = pool.gpu.count if pool.gpu is not None else 0
-    return price * max(1, gpus) if price is not None else None
+def _leaves_time(run: RephraseRun, pace: Pace, now: datetime) -> bool:
+    """Whether one worker can start anew, at the rate that was measured, without missing the deadline."""
+    deadline = run.spec.scaling.deadline
+    moved = replace(pace, workers=pace.workers - 1).finish_seconds(pace.workers)
+    return deadline is None or moved * CARE <= (deadline - now).total_seconds()
 
 
 def by_priority(run: RephraseRun) -> list[Pool]:
@@ -197,31 +203,40 @@ def by_priority(run: RephraseRun) -> list[Pool]:
 
 
 def spread(
-    run: RephraseRun, most: int, *, running: Mapping[str, int], without: frozenset[str]
+    run: RephraseRun,
+    most: int,
+    *,
+    placed: Mapping[str, int],
+    short: Mapping[str, Stockout],
+    now: datetime,
 ) -> dict[str, int]:
-    """At most so many workers over the pools: those that run, every pool's `min`, then by priority.
+    """At most so many workers over the pools: every pool's `min`, those there are, then by priority.
+
+    A pool that had no nodes lately is tried by one worker at a time while others have room, and its `min`
+    never takes workers from others.
 
     Args:
         run: as the API server has it.
         most: workers together.
-        running: workers that have a node, by pool.
-        without: pools that are passed over.
+        placed: workers that stay where they are, by pool.
+        short: pools that are or were lately without nodes.
+        now: the time.
     """
     pools = by_priority(run)
+    open_ = [pool for pool in pools if pool.name not in short or now >= short[pool.name].until]
     spread = Counter({pool.name: 0 for pool in pools})
 
     def give(pool: Pool, wanted: int) -> None:
-        room = pool.max if pool.max is not None else run.spec.workers.max
-        spread[pool.name] += max(
-            0, min(wanted - spread[pool.name], room - spread[pool.name], most - spread.total())
-        )
+        room = _room(run, pool) - spread[pool.name]
+        spread[pool.name] += max(0, min(wanted - spread[pool.name], room, most - spread.total()))
 
-    for pool in pools:
-        if pool.name not in without:
+    for pool in open_:
+        if pool.name not in short:
             give(pool, pool.min)
     for pool in pools:
-        give(pool, running.get(pool.name, 0))
-    for pool in pools:
-        if pool.name not in without:
-            give(pool, most)
+        give(pool, placed.get(pool.name, 0))
+    for pool in open_:
+        give(pool, most if pool.name not in short else placed.get(pool.name, 0) + 1)
+    for pool in open_:
+        give(pool, most)
     return dict(spread)

@@ -17,12 +17,14 @@ from rephrase_api.words import duration
 from rephrase_operator.availability import summary
 from rephrase_operator.canary import Stage
 from rephrase_operator.look import Look
-from rephrase_operator.scaling import needed, seconds_late
+from rephrase_operator.scaling import bounds, needed, seconds_late
 from rephrase_operator.settle import seconds_by_pool
 from rephrase_operator.verdict import Cause, Verdict
 
 STALLED_SECONDS = 900
 """Without a commit or a checkpoint with new samples for so long, a run with ready workers is stalled."""
+LATE_MARGIN = 0.05
+"""A run that would be late is in time again once it is early by that share of the time left."""
 NEARLY = Decimal("0.8")
 """Share of the budget from which on it is told that it comes to an end."""
 _C, _S, _R = ConditionType, ConditionStatus, Reason
@@ -239,10 +241,14 @@ def _deadline(look: Look) -> _Said:
     if passed > 0:
         rest = f"; it will miss it by {duration(late)}" if late is not None else ""
         return _S.TRUE, _R.BEHIND_DEADLINE, f"the deadline passed {duration(passed)} ago{rest}"
+    before = next((one for one in look.before.conditions if one.type == _C.DEADLINE_AT_RISK), None)
     if late is None or pace is None:
+        if before is not None and before.reason in {_R.BEHIND_DEADLINE, _R.ON_TRACK}:
+            return before.status, Reason(before.reason), before.message  # nobody tells for now
         return _S.UNKNOWN, _R.NO_THROUGHPUT, "no throughput yet"
-    most = look.run.spec.workers.max
-    if late > 0:
+    most = bounds(look.run)[1]
+    was_late = before is not None and before.status is _S.TRUE
+    if late > (passed * LATE_MARGIN if was_late else 0):
         would = needed(pace, -passed, MAX_WORKERS)
         helps = pace.finish_seconds(would) <= -passed
         remedy = (
@@ -253,7 +259,7 @@ def _deadline(look: Look) -> _Said:
         return (
             _S.TRUE,
             _R.BEHIND_DEADLINE,
-            f"with all {most} workers it will miss the deadline by {duration(late)}; {remedy}",
+            f"with all {most} workers it will miss the deadline by {duration(max(0, late))}; {remedy}",
         )
     return _S.FALSE, _R.ON_TRACK, f"with up to {most} workers it ends {duration(-late)} before it"
 

@@ -9,7 +9,7 @@ from rephrase_api.progress import Progress
 
 logger = logging.getLogger(__name__)
 _SECONDS = 2
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 4 << 20
 
 
 class DriverClient:

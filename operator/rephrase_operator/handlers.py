@@ -6,9 +6,11 @@ say. `Memory` holds what no watch has told, or tells again.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import kopf
@@ -235,13 +237,13 @@ class Handlers:
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
         try:
             run = RephraseRun.from_api(_plain(body))
-            hashes = self._template_hashes(run)
-        except (ValidationError, InvalidSpec) as error:
+        except ValidationError as error:
+            cause = Cause(Reason.INVALID_SPEC, "; ".join(sentences(error)))
             generation = body["metadata"]["generation"]
-            cause = _unreadable(error)
             after = refused_status(before, cause, generation=generation, now=_now())
             await self._write(body, memory, before, after, interval=0)
             return
+        hashes, unreadable = self._template_hashes(run, jobs.get(key, ()))
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
@@ -254,7 +256,7 @@ class Handlers:
         prices = self.prices_of(run)
         refused = None if over else _refusal(run, key, self._claims(run, outputs), prices)
         if refused is None and not over:
-            refused = await self._checked(run, memory, now)
+            refused = unreadable or await self._checked(run, memory, now)
         look = decide(
             run,
             before,
@@ -297,8 +299,9 @@ class Handlers:
         namespace, name = run.metadata.namespace or "", run.metadata.name
         memory.latest = await self._cluster.get_run(namespace, name, run.metadata.uid or "")
         there = await self._cluster.uids_of_children(namespace, name)
-        job = driver_job(run, settings=self.settings)
-        memory.namespace_ends = await self._cluster.is_ending(namespace, job)
+        with suppress(InvalidSpec):  # of such a spec there is no Job to ask with
+            job = driver_job(run, settings=self.settings)
+            memory.namespace_ends = await self._cluster.is_ending(namespace, job)
         for one in memory.call_roll(known, there, _now()):
             logger.warning("went unseen", extra={"run": name, "object": one.name})
 
@@ -387,12 +390,28 @@ class Handlers:
         memory.checked_generation, memory.checked_at = run.metadata.generation, now
         return memory.refused
 
-    def _template_hashes(self, run: RephraseRun) -> dict[str, str]:
-        """Of the Jobs the spec asks for now: of each pool by its name, of the driver by ""."""
-        return {"": template_hash(driver_job(run, settings=self.settings))} | {
-            pool.name: template_hash(self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")))
-            for pool in run.spec.pools()
+    def _template_hashes(
+        self, run: RephraseRun, jobs: Iterable[JobSeen]
+    ) -> tuple[dict[str, str], Cause | None]:
+        """Of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
+
+        And why none can be made of it: an overlay is no pod template. What runs then goes on, and is still
+        counted, stopped and deleted.
+        """
+        makers: dict[str, Callable[[], dict[str, Any]]] = {
+            "": partial(driver_job, run, settings=self.settings)
         }
+        for pool in run.spec.pools():
+            makers[pool.name] = partial(self._worker_job, run, StartWorker(0, 1, pool.name, 0, ""))
+        there = {job.pool: job.template_hash for job in jobs if job.owner == run.metadata.uid}
+        hashes, cause = {}, None
+        for pool_name, make in makers.items():
+            try:
+                hashes[pool_name] = template_hash(make())
+            except InvalidSpec as error:
+                hashes[pool_name] = there.get(pool_name, "")
+                cause = Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
+        return hashes, cause
 
     def _worker_job(self, run: RephraseRun, action: StartWorker) -> dict[str, Any]:
         (pool,) = (pool for pool in run.spec.pools() if pool.name == action.pool)
@@ -542,13 +561,6 @@ class Handlers:
         await self._cluster.tell(
             body, type="Normal", reason="Draining", message=message, now=_now()
         )
-
-
-def _unreadable(error: ValidationError | InvalidSpec) -> Cause:
-    """Why nothing can be made of an object: it does not fit the schema, or an overlay is no pod template."""
-    if isinstance(error, ValidationError):
-        return Cause(Reason.INVALID_SPEC, "; ".join(sentences(error)))
-    return Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
 
 
 def _refusal(

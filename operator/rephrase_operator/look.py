@@ -1,9 +1,8 @@
 """Everything one look at a run found and decided, with what follows from it at once. Pure."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 
@@ -13,6 +12,13 @@ from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus, ScalingStatus
 from rephrase_operator.availability import Blockage, blockage, summary
+from rephrase_operator.budget import (
+    affordable_starts,
+    dearest,
+    drain_cost,
+    known_prices,
+    stop_time,
+)
 from rephrase_operator.canary import NO_CANARY, Canary, Stage, canary
 from rephrase_operator.capacity import Stockout, dearer, stockouts
 from rephrase_operator.observed import Observed, PodSeen, ready_pods
@@ -31,8 +37,6 @@ from rephrase_operator.settings import Settings
 from rephrase_operator.settle import Settlement, seconds_by_pool, settle
 from rephrase_operator.verdict import Cause, Verdict, judge
 
-LEAST_STOP_SECONDS = 3600
-"""Workers go on for at least so long without an operator."""
 _MOST_SECONDS = 10 * 365 * 86400
 """No estimate is longer."""
 
@@ -146,14 +150,18 @@ def decide(
         settings: the operator's.
         now: the time.
     """
+    prices = known_prices(before, prices)
     settlement = settle(
         before,
         observed,
         now=now,
         generation=run.metadata.generation,
-        unseen_in=_dearest(run, prices),
+        unseen_in=dearest(run, prices)[0],
+        prices=prices,
     )
     seconds = seconds_by_pool(settlement, observed.worker_pods, now=now)
+    spent = cost.at_least(seconds, prices)
+    reserve = drain_cost(run, observed, prices, settings=settings)
     first = canary(run, before, observed)
     verdict = judge(
         run,
@@ -161,8 +169,8 @@ def decide(
         observed,
         refused=refused,
         failures=settlement.failures,
-        spent=cost.at_least(seconds, prices),
-        reserve=drain_cost(run, observed, prices, settings=settings),
+        spent=spent,
+        reserve=reserve,
         template_hashes=template_hashes,
         canary=first,
         settings=settings,
@@ -170,12 +178,24 @@ def decide(
     gpus = {pool.name: max(1, pool.gpu.count if pool.gpu else 0) for pool in run.spec.pools()}
     held = sum(one / gpus.get(pool, 1) for pool, one in seconds.items())
     speed = pace(run, before, observed, held_seconds=held, canary=first.facts)
-    start = start_seconds(run, observed)
-    scaling = settled_on(run, wanted(run, speed, start=start, now=now), before.scaling, now=now)
+    start = start_seconds(run, observed, before.scaling)
+    scaling = settled_on(
+        run,
+        wanted(run, speed, start=start, now=now, before=before.scaling),
+        before.scaling,
+        now=now,
+        nearly_done=speed is not None and speed.nearly_done,
+    )
     if first.holds:
         scaling = ScalingStatus(target=1, reason=CANARY, message=first.message)
         if first.stage is Stage.UNKNOWN and before.scaling is not None:  # till the driver has told
             scaling = before.scaling
+    if speed is not None:
+        measured = {"seconds_per_sample": round(speed.seconds_per_sample, 4)}
+        scaling = scaling.model_copy(update=measured | {"start_seconds": round(start, 1)})
+    budget = run.spec.scaling.budget
+    left = Decimal(budget.amount) - spent - reserve if budget is not None else Decimal(0)
+    target = scaling.target if scaling.target is not None else run.spec.workers.max
     late = seconds_late(run, speed, now=now)
     short = stockouts(run, before, observed, now=now, in_time=late is None or late <= 0)
     todo = plan(
@@ -185,11 +205,14 @@ def decide(
         verdict,
         template_hashes=template_hashes,
         now=now,
-        target=scaling.target if scaling.target is not None else run.spec.workers.max,
+        target=target,
         worth=worth_starting(speed) if run.spec.scaling.deadline is None else None,
+        affordable=affordable_starts(run, observed, prices, left=left, start=start),
         avoid=settlement.avoid,
         stockouts=short,
-        stop_at=stop_time(run, observed, prices, spent=cost.at_least(seconds, prices), now=now),
+        stop_at=stop_time(
+            run, prices, workers=max(target, len(observed.worker_jobs)), spent=spent, now=now
+        ),
         gives_up=(
             dearer(run, observed, short, prices=prices, pace=speed, now=now)
             if not first.holds
@@ -212,50 +235,3 @@ def decide(
         pace=speed,
         canary=first,
     )
-
-
-def _dearest(run: RephraseRun, prices: Mapping[str, Decimal]) -> str:
-    """The pool that unknown GPU seconds are charged to: rather too much than too little."""
-    pools = [pool.name for pool in run.spec.pools()]
-    return max(pools, key=lambda name: prices.get(name, Decimal(0)))
-
-
-def stop_time(
-    run: RephraseRun,
-    observed: Observed,
-    prices: Mapping[str, Decimal],
-    *,
-    spent: Decimal,
-    now: datetime,
-) -> datetime | None:
-    """When workers are to stop by themselves should no operator come back; None without a budget.
-
-    That is after twice the time in which the workers there are would spend the rest of the budget, and at
-    least an hour, so that an operator that is down for a while stops nobody.
-    """
-    budget = run.spec.scaling.budget
-    if budget is None:
-        return None
-    rate = cost.at_least({pool: float(gpus) for pool, gpus in _held(observed).items()}, prices)
-    left = max(Decimal(0), Decimal(budget.amount) - spent)
-    seconds = 2 * float(left / rate) if rate else _MOST_SECONDS
-    seconds = min(max(seconds, LEAST_STOP_SECONDS), _MOST_SECONDS)
-    return (now + timedelta(seconds=seconds)).replace(microsecond=0)
-
-
-def _held(observed: Observed) -> Counter[str]:
-    """GPUs that workers hold now, by pool."""
-    held: Counter[str] = Counter()
-    for pod in observed.worker_pods:
-        if not pod.terminal and pod.scheduled is not None:
-            held[pod.pool] += max(1, pod.gpus)
-    return held
-
-
-def drain_cost(
-    run: RephraseRun, observed: Observed, prices: Mapping[str, Decimal], *, settings: Settings
-) -> Decimal:
-    """Money that the workers there are cost from this look until they have saved their samples and ended."""
-    # the stop is recorded at one look, and acted upon at the next
-    seconds = run.spec.workers.termination_grace_period_seconds + 2 * settings.reconcile_seconds
-    return cost.at_least({pool: gpus * seconds for pool, gpus in _held(observed).items()}, prices)

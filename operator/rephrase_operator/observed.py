@@ -190,6 +190,10 @@ class Observed:
         """The pods of a Job, oldest first."""
         return self._by_owner.get(job.uid, [])
 
+    def has_node(self, job: JobSeen) -> bool:
+        """Whether a live pod of it has its node."""
+        return any(pod.scheduled and not pod.terminal for pod in self.pods_of(job))
+
     def job_of(self, pod: PodSeen) -> JobSeen | None:
         """The Job of a pod, None if it is gone."""
         return self._by_uid.get(pod.owner)

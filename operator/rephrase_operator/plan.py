@@ -122,6 +122,7 @@ def plan(
     now: datetime,
     target: int | None = None,
     worth: int | None = None,
+    affordable: int | None = None,
     avoid: Sequence[AvoidedNode] = (),
     stockouts: Mapping[str, Stockout] = MappingProxyType({}),
     gives_up: str | None = None,
@@ -139,6 +140,7 @@ def plan(
         now: the time.
         target: workers that were decided on; None = as many as the spec allows.
         worth: no worker is started beyond so many, it would end before it had begun; None = no limit.
+        affordable: starts that the budget allows now; None = any number.
         avoid: nodes that new workers keep away from.
         stockouts: of pools, by name.
         gives_up: pool that one worker is moved away from, to a cheaper one.
@@ -155,11 +157,10 @@ def plan(
         return Plan(drained, {})
     planned, committed = _units(status, observed)
     most = min(run.spec.workers.max, target if target is not None else run.spec.workers.max)
-    running = _running(observed)
+    placed = _placed(observed, stockouts, now)
     if gives_up is not None:
-        running[gives_up] -= 1
-    without = frozenset(name for name, one in stockouts.items() if now < one.until)
-    desired = spread(run, min(most, planned), running=running, without=without)
+        placed[gives_up] -= 1
+    desired = spread(run, min(most, planned), placed=placed, short=stockouts, now=now)
     put_off = tuple(_put_off(observed, stop_at, now))
     if verdict.refused is not None:
         return Plan(put_off, desired)
@@ -169,8 +170,9 @@ def plan(
     workers = _Workers(
         run, observed, desired, settled, template_hashes, planned, planned - committed, now, avoid
     )
-    workers.ceilings = spread(run, most, running=running, without=without)
+    workers.ceilings = spread(run, most, placed=placed, short=stockouts, now=now)
     workers.worth = worth
+    workers.affordable = affordable
     workers.stop_at = stop_at
     workers.units = units
     actions = (*driver, *workers.actions())
@@ -194,13 +196,12 @@ def _put_off(observed: Observed, stop_at: datetime | None, now: datetime) -> Ite
             yield PutOffStop(pod.name, pod.uid, stop_at)
 
 
-def _running(observed: Observed) -> Counter[str]:
-    """Workers that have a node, by pool."""
+def _placed(observed: Observed, stockouts: Mapping[str, Stockout], now: datetime) -> Counter[str]:
+    """Workers that stay in their pool: all but those that wait in one that is passed over."""
     jobs = (job for job in observed.worker_jobs if not job.deleting)
+    passed_over = {name for name, one in stockouts.items() if now < one.until}
     return Counter(
-        job.pool
-        for job in jobs
-        if any(pod.scheduled and not pod.terminal for pod in observed.pods_of(job))
+        job.pool for job in jobs if job.pool not in passed_over or observed.has_node(job)
     )
 
 
@@ -320,6 +321,8 @@ class _Workers:
         """Most workers of each pool, however few units are left."""
         self.worth: int | None = None
         """Most workers for which a start pays; None = no limit."""
+        self.affordable: int | None = None
+        """Starts that the budget allows now; None = any number."""
         self.stop_at: datetime | None = None
         """When new workers drain by themselves."""
         self.units: int | None = None
@@ -424,7 +427,7 @@ class _Workers:
         return sum(self._rates.get(pod.uid, 0.0) for pod in self._pods[job.name])
 
     def _is_running(self, job: JobSeen) -> bool:
-        return any(pod.scheduled and not pod.terminal for pod in self._pods[job.name])
+        return self._observed.has_node(job)
 
     def _outdated(self, jobs: list[JobSeen]) -> Iterable[DeleteJob]:
         """Workers of an older spec, a few at a time; those that do not run at once."""
@@ -461,8 +464,10 @@ class _Workers:
             attempts[job.slot] = max(attempts[job.slot], job.attempt)
         # with fewer units left than workers, those help each other, and a new one would come too late
         room = min(self._run.spec.workers.max, self._left) - len(taken)
-        if self.worth is not None and taken:
+        if self.worth is not None:
             room = min(room, self.worth - len(taken))
+        if self.affordable is not None:
+            room = min(room, self.affordable)
         started = 0
         for pool in by_priority(self._run):
             for _ in range(self._desired[pool.name] - have[pool.name]):

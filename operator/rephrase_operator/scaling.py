@@ -45,15 +45,20 @@ class Pace:
         tail: seconds of one worker for one unit: so much idles at the end, where few share the last units.
         start: seconds from a node to a loaded model.
         workers: at work now.
+        units: that are not committed; more workers than that are never started.
+        seconds_per_sample: that `work` comes from.
     """
 
     work: float
     tail: float
     start: float
     workers: int
+    units: int = 1 << 30
+    seconds_per_sample: float = 0.0
 
     def finish_seconds(self, workers: int) -> float:
         """Until the end with so many workers, those beyond the ones at work starting now."""
+        workers = min(workers, max(self.workers, self.units))
         new = max(0, workers - self.workers)
         kept = min(workers, self.workers)
         work = self.work + self.tail
@@ -68,8 +73,10 @@ class Pace:
         return self.finish_seconds(self.workers) < COOL_DOWN_SECONDS
 
 
-def start_seconds(run: RephraseRun, observed: Observed) -> float:
-    """From a node to a loaded model: the median of the workers there are, or an assumption."""
+def start_seconds(
+    run: RephraseRun, observed: Observed, before: ScalingStatus | None = None
+) -> float:
+    """From a node to a loaded model: median of the workers there are, last known, or an assumption."""
     loaded = {
         worker.uid.partition(".")[0]: worker.loading_seconds
         for worker in _workers(observed)
@@ -82,6 +89,8 @@ def start_seconds(run: RephraseRun, observed: Observed) -> float:
     ]
     if measured:
         return median(measured)
+    if before is not None and before.start_seconds is not None:
+        return before.start_seconds
     gpus = any(pool.gpu is not None and pool.gpu.count for pool in run.spec.pools())
     return GPU_START_SECONDS if gpus else CPU_START_SECONDS
 
@@ -94,7 +103,7 @@ def pace(
     held_seconds: float,
     canary: CanaryStatus | None = None,
 ) -> Pace | None:
-    """How fast the run goes; None while neither a worker nor the canary has shown it.
+    """How fast the run goes; None while neither a worker nor the canary has shown it, nor ever did.
 
     Args:
         run: as the API server has it.
@@ -116,21 +125,31 @@ def pace(
     ]
     if progress is None or not progress.samples.expected:
         return None
+    start = start_seconds(run, observed, status.scaling)
+    known = status.scaling.seconds_per_sample if status.scaling is not None else None
     if warm:
         tokens = sum(worker.completion_tokens for worker in warm)
         samples = sum(worker.samples for worker in warm)
         tokens_per_second = sum(worker.tokens_per_second for worker in warm) / len(warm)
-    elif canary is not None and canary.completion_tokens_per_second:
+    elif known is None and canary is not None and canary.completion_tokens_per_second:
         tokens, samples = _made(canary)
         tokens_per_second = canary.completion_tokens_per_second
-    else:
+    elif known is None:
         return None
-    tokens_per_sample = max(1.0, tokens / max(1, samples))
-    start = start_seconds(run, observed)
-    rate = CARE * tokens_per_second / tokens_per_sample * _uptime(run, status, start, held_seconds)
+    if warm or known is None:
+        tokens_per_sample = max(1.0, tokens / max(1, samples))
+        uptime = _uptime(run, status, start, held_seconds)
+        known = tokens_per_sample / (CARE * tokens_per_second * uptime)
     left = max(0, progress.samples.expected - progress.samples.finished)
     unit = progress.samples.expected / max(1, progress.units.planned)
-    return Pace(work=left / rate, tail=min(unit, left) / rate, start=start, workers=len(ready))
+    return Pace(
+        work=left * known,
+        tail=min(unit, left) * known,
+        start=start,
+        workers=len(ready),
+        units=max(0, progress.units.planned - progress.units.committed),
+        seconds_per_sample=known,
+    )
 
 
 def _made(canary: CanaryStatus) -> tuple[int, int]:
@@ -172,7 +191,7 @@ def needed(pace: Pace, seconds: float, most: int) -> int:
 
 def worth_starting(pace: Pace | None) -> int | None:
     """Most workers, so that each works for longer than it takes to start; None = no limit is known."""
-    return int(pace.work / pace.start) if pace is not None and pace.start else None
+    return max(1, int(pace.work / pace.start)) if pace is not None and pace.start else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +203,14 @@ class Wanted:
     message: str
 
 
-def wanted(run: RephraseRun, pace: Pace | None, *, start: float, now: datetime) -> Wanted:
+def wanted(
+    run: RephraseRun,
+    pace: Pace | None,
+    *,
+    start: float,
+    now: datetime,
+    before: ScalingStatus | None = None,
+) -> Wanted:
     """Workers that the run asks for now, before what is remembered damps it.
 
     Args:
@@ -192,15 +218,20 @@ def wanted(run: RephraseRun, pace: Pace | None, *, start: float, now: datetime) 
         pace: None while nothing is known of the rate.
         start: seconds from a node to a loaded model.
         now: the time.
+        before: what was decided before; None at first.
     """
-    least, most = _bounds(run)
+    least, most = bounds(run)
     deadline = run.spec.scaling.deadline
     if least == most:
         return Wanted(most, "Maximum", f"spec.workers allows {most}")
     if deadline is None:
-        return Wanted(most, "Maximum", f"no deadline: all of spec.workers.max, {most}")
+        return Wanted(most, "Maximum", f"no deadline: as many as spec.workers allows, {most}")
     seconds = (deadline - now).total_seconds()
     if pace is None:
+        if before is not None and before.target is not None and before.seconds_per_sample:
+            return Wanted(
+                before.target, before.reason or "", before.message
+            )  # nobody tells for now
         if seconds < NEAR_STARTS * start:
             return Wanted(most, "Deadline", "the deadline leaves no time to measure the rate first")
         few = max(least, math.ceil(most / MEASURING_SHARE))
@@ -219,9 +250,12 @@ def wanted(run: RephraseRun, pace: Pace | None, *, start: float, now: datetime) 
     )
 
 
-def _bounds(run: RephraseRun) -> tuple[int, int]:
-    most = run.spec.workers.max
-    floor = max(run.spec.workers.min, sum(pool.min for pool in run.spec.pools()), 1)
+def bounds(run: RephraseRun) -> tuple[int, int]:
+    """The least and the most workers that the spec allows, all pools together."""
+    pools = run.spec.pools()
+    room = sum(pool.max if pool.max is not None else run.spec.workers.max for pool in pools)
+    most = min(run.spec.workers.max, room)
+    floor = max(run.spec.workers.min, sum(pool.min for pool in pools), 1)
     return min(floor, most), most
 
 
@@ -245,7 +279,7 @@ def settled_on(
         now: the time.
         nearly_done: whether it is too late to let workers go.
     """
-    least, most = _bounds(run)
+    least, most = bounds(run)
     if before is None or before.target is None or before.reason == CANARY:
         return ScalingStatus(target=wish.workers, reason=wish.reason, message=wish.message)
     old = min(max(before.target, least), most)
@@ -284,4 +318,4 @@ def seconds_late(run: RephraseRun, pace: Pace | None, *, now: datetime) -> float
     deadline = run.spec.scaling.deadline
     if deadline is None or pace is None:
         return None
-    return pace.finish_seconds(max(1, run.spec.workers.max)) - (deadline - now).total_seconds()
+    return pace.finish_seconds(max(1, bounds(run)[1])) - (deadline - now).total_seconds()

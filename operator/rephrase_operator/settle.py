@@ -7,9 +7,11 @@ ran is found by what its worker had reported to the ledger.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
+from types import MappingProxyType
 
 from rephrase_api.v1alpha1.conditions import Reason
 from rephrase_api.v1alpha1.status import (
@@ -59,6 +61,7 @@ def settle(
     now: datetime,
     generation: int | None = None,
     unseen_in: str | None = None,
+    prices: Mapping[str, Decimal] = MappingProxyType({}),
 ) -> Settlement:
     """Count the pods that ended since the last status.
 
@@ -67,6 +70,7 @@ def settle(
         observed: what is there.
         now: for pods whose end nobody wrote down.
         generation: of the spec; a new one forgives the failures that had stopped the run.
+        prices: of a GPU hour, by pool, to be remembered.
         unseen_in: pool that is charged with GPU seconds that workers reported and nobody saw.
     """
     pools = {pool.name: pool for pool in status.settled}
@@ -81,11 +85,12 @@ def settle(
     found = [(pod, ending(pod, job=observed.job_of(pod))) for pod in ended]
     for pod, end in found:
         before = pools.get(pod.pool, SettledPool(name=pod.pool))
-        pools[pod.pool] = SettledPool(
-            name=pod.pool,
-            gpu_seconds=round(before.gpu_seconds + held_seconds(pod, now), 1),
-            disruptions=before.disruptions + (end is Ending.DISRUPTION),
-            failures=before.failures + (end is Ending.FAILURE),
+        pools[pod.pool] = before.model_copy(
+            update={
+                "gpu_seconds": round(before.gpu_seconds + held_seconds(pod, now), 1),
+                "disruptions": before.disruptions + (end is Ending.DISRUPTION),
+                "failures": before.failures + (end is Ending.FAILURE),
+            }
         )
         settling.append(pod.uid)
     failures = [
@@ -120,6 +125,9 @@ def settle(
             before = pools.get(unseen_in, SettledPool(name=unseen_in))
             more = round(before.gpu_seconds + unseen, 1)
             pools[unseen_in] = before.model_copy(update={"gpu_seconds": more})
+    for name in {*pools, *(job.pool for job in observed.worker_jobs)} & prices.keys():
+        entry = pools.get(name, SettledPool(name=name))
+        pools[name] = entry.model_copy(update={"price": format(prices[name], "f")})
     return Settlement(pools, tuple(settling), recent, tuple(found), avoid, inherited)
 
 
@@ -165,8 +173,9 @@ def seconds_by_pool(
     total: defaultdict[str, float] = defaultdict(float)
     for pool in settlement.pools.values():
         total[pool.name] += pool.gpu_seconds
+    settled = set(settlement.settling)
     for pod in pods:
-        if not pod.terminal:
+        if not pod.terminal or pod.uid not in settled:  # too many ended at once to settle all
             total[pod.pool] += held_seconds(pod, now)
     return dict(total)
 

@@ -46,7 +46,7 @@ def status_of(look: Look) -> api.RephraseRunStatus:
         tokens=_tokens(progress) or before.tokens,
         throughput=_throughput(look.observed.progress, over=over),
         workers=_workers(look),
-        scaling=look.scaling if not over and stopped is None else before.scaling,
+        scaling=look.scaling if shown is not None and not (over or stopped) else before.scaling,
         inherited_gpu_seconds=look.settlement.inherited,
         disruptions=sum(pool.disruptions for pool in pools),
         worker_failures=sum(pool.failures for pool in pools),

@@ -33,8 +33,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
 def is_urgent(before: RephraseRunStatus, after: RephraseRunStatus) -> bool:
     """Whether it must be written at once: a condition or the phase flipped, or a pod was settled."""
 
-    def said(status: RephraseRunStatus) -> list[tuple[str, str, str]]:
-        return [(one.type, one.status, one.reason) for one in status.conditions]
+    def said(status: RephraseRunStatus) -> list[tuple[str, ...]]:
+        return [(one.type, one.status, *_gist(one)) for one in status.conditions]
 
     return (
         said(before) != said(after)
@@ -97,11 +97,10 @@ def events(before: RephraseRunStatus, after: RephraseRunStatus) -> list[Event]:
         for pool in _pools(after)
         if pool.stockout_until is not None and pool.stockout_until != was_short.get(pool.name)
     ]
-    old = before.workers.desired if before.workers is not None else None
-    new = after.workers.desired if after.workers is not None else None
-    if (new or 0) != (old or 0):
-        why = f": {after.scaling.message}" if after.scaling is not None and new else ""
-        found.append(Event("Normal", "WorkersScaled", f"{old or 0} -> {new or 0} wanted{why}"))
+    old = (before.scaling.target if before.scaling is not None else None) or 0
+    if after.scaling is not None and (after.scaling.target or 0) != old:
+        message = f"{old} -> {after.scaling.target} wanted: {after.scaling.message}"
+        found.append(Event("Normal", "WorkersScaled", message))
     return found
 
 
@@ -128,9 +127,14 @@ def _pools(status: RephraseRunStatus) -> tuple[PoolStatus, ...]:
     return status.workers.pools if status.workers is not None else ()
 
 
+def _gist(one: Condition) -> tuple[str, ...]:
+    """What makes it another: its reason; what ended a driver is known a moment after that it is gone."""
+    return (one.reason, one.message if one.reason == _R.DRIVER_UNREACHABLE else "")
+
+
 def _kind_of_event(one: Condition, before: Condition | None) -> str:
     """Normal or Warning; empty if it is worth none."""
-    if before is not None and (before.status, before.reason) == (one.status, one.reason):
+    if before is not None and (before.status, *_gist(before)) == (one.status, *_gist(one)):
         return ""
     kind = ConditionType(one.type)
     if one.reason == _R.NOT_REQUESTED:
@@ -155,7 +159,7 @@ _WHEN_TRUE = {
     _C.DEADLINE_AT_RISK: "Warning",
     _C.FAILED: "Warning",
 }
-_AT_WORK = {_R.COMMITTING, _R.STARTING, _R.STALLED}
+_AT_WORK = {_R.COMMITTING, _R.STARTING, _R.STALLED, _R.DRIVER_UNREACHABLE}
 _TROUBLE = {
     *(_R.INVALID_SPEC, _R.POD_TEMPLATE_REJECTED, _R.NAME_CONFLICT, _R.OUTPUT_IN_USE),
     *(

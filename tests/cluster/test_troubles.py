@@ -12,7 +12,7 @@ from support.cluster.client import Client
 from support.cluster.installed import Operator
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node
-from support.cluster.runs import Runs
+from support.cluster.runs import QUICK, SLOW, Runs
 from support.cluster.wire import Object
 from support.manifests import merged
 from support.s3 import S3
@@ -196,6 +196,25 @@ def test_a_template_that_the_api_server_refuses_is_not_accepted(runs: Runs) -> N
     assert place in told(other, ConditionType.ACCEPTED)
     assert made + runs.jobs(run="forbidden") == []
     runs.complete()
+
+
+def test_a_run_whose_template_has_become_unreadable_can_still_be_stopped(runs: Runs) -> None:
+    runs.apply(model=SLOW)
+    runs.wait(ConditionType.WORKERS_AVAILABLE)
+    unreadable = pool(runs, podTemplate={"spec": {"volumes": "none"}})
+    runs.namespace.patch("rephraseruns", "test", {"spec": {"workers": unreadable}})
+    refused = runs.wait(ConditionType.ACCEPTED, "False", "PodTemplateRejected", within=SOON)
+    went_on = runs.pods("worker")
+    runs.namespace.patch("rephraseruns", "test", {"spec": {"suspend": True}})
+    runs.wait(ConditionType.SUSPENDED, "True", "Requested")
+    left = runs.pods("worker")
+    quick = {"spec": {"suspend": False, "workers": pool(runs), **QUICK["spec"]}}
+    runs.namespace.patch("rephraseruns", "test", quick)
+    runs.complete()
+
+    assert "podTemplate.spec.volumes" in told(refused, ConditionType.ACCEPTED)
+    assert (len(went_on), left) == (2, [])
+    assert runs.verify().returncode == 0
 
 
 @pytest.mark.full

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rephrase_api.v1alpha1.status import PoolStatus, RephraseRunStatus, WorkersStatus
 from rephrase_operator.capacity import Stockout, by_priority, dearer, spread, stockouts
 from rephrase_operator.observed import Observed
-from rephrase_operator.scaling import Pace
+from rephrase_operator.scaling import CARE, Pace
 from support.looks import (
     NOW,
     a_job,
@@ -171,56 +171,129 @@ def test_one_worker_at_a_time_is_moved_to_a_cheaper_pool_if_that_pays(
 
 def test_no_worker_is_moved_where_the_deadline_needs_all() -> None:
     there = three_workers("od", "od", "od")
-    two_thirds = LONG.finish_seconds(2)
+    # two go on, the third starts anew; at the measured rate, which is not the careful one
+    seconds = CARE * (LONG.work + LONG.tail + LONG.start) / 3
 
     def moved(seconds: float) -> str | None:
         deadline = {"deadline": (NOW + timedelta(seconds=seconds)).isoformat()}
         run = a_run(scaling=deadline, **two_pools({}, {}, max=4))
         return dearer(run, there, {}, prices=CHEAP, pace=LONG, now=NOW)
 
-    assert moved(two_thirds - 1) is None
-    assert moved(two_thirds + 1) == "od"
+    assert moved(seconds - 1) is None
+    assert moved(seconds + 1) == "od"
+
+
+def test_a_worker_is_only_moved_if_another_starts_in_its_place() -> None:
+    there = three_workers("od", "od", "od")
+    run = a_run(**two_pools({}, {}, max=4))
+
+    def moved(pace: Pace) -> str | None:
+        return dearer(run, there, {}, prices=CHEAP, pace=pace, now=NOW)
+
+    assert moved(replace(LONG, units=2)) is None
+    assert moved(replace(LONG, units=3)) == "od"
+
+
+def test_of_a_large_fleet_workers_are_moved_while_a_few_are_starting() -> None:
+    jobs = [a_job(slot, pool="spot" if slot < 20 else "od") for slot in range(30)]
+    pods = [a_pod(job) for job in jobs]
+    run = a_run(**two_pools({}, {}, max=30))
+    pace = replace(LONG, workers=28, work=1e6)
+
+    def moved(starting: int, *, waiting: bool = False) -> str | None:
+        ready = pods[starting:]
+        seen = [a_pending_pod(jobs[0]), *pods[1:]] if waiting else pods
+        there = with_driver(jobs, seen, a_progress(workers=at_work(*ready)))
+        return dearer(run, there, {}, prices=CHEAP, pace=pace, now=NOW)
+
+    assert moved(2) == "od"
+    assert moved(3) is None
+    assert moved(1, waiting=True) is None
+
+
+NOT_NOW = {"spot": after(60)}
+AGAIN = {"spot": Stockout(1, ago(1))}
 
 
 @pytest.mark.parametrize(
-    ("running", "without", "expected"),
+    ("placed", "short", "expected"),
     [
-        ({}, set(), {"spot": 4, "od": 0}),
-        ({}, {"spot"}, {"spot": 0, "od": 4}),
-        ({"spot": 1}, {"spot"}, {"spot": 1, "od": 3}),
-        ({"od": 3}, set(), {"spot": 1, "od": 3}),
-        ({"od": 4}, set(), {"spot": 0, "od": 4}),
-        ({"spot": 3, "od": 3}, set(), {"spot": 3, "od": 1}),
+        ({}, {}, {"spot": 4, "od": 0}),
+        ({}, NOT_NOW, {"spot": 0, "od": 4}),
+        ({"spot": 1}, NOT_NOW, {"spot": 1, "od": 3}),
+        ({}, AGAIN, {"spot": 1, "od": 3}),
+        ({"spot": 1}, AGAIN, {"spot": 2, "od": 2}),
+        ({"od": 3}, {}, {"spot": 1, "od": 3}),
+        ({"od": 4}, {}, {"spot": 0, "od": 4}),
+        ({"spot": 3, "od": 3}, {}, {"spot": 3, "od": 1}),
     ],
-    ids=["at first", "stockout", "some run there", "attrition", "back in no hurry", "too many"],
+    ids=[
+        "at first",
+        "stockout",
+        "some run there",
+        "one tries it again",
+        "and the next",
+        "attrition",
+        "back in no hurry",
+        "too many",
+    ],
 )
-def test_workers_go_where_they_run_and_new_ones_by_priority(
-    running: dict[str, int], without: set[str], expected: dict[str, int]
+def test_workers_stay_where_they_are_and_new_ones_go_by_priority(
+    placed: dict[str, int], short: dict[str, Stockout], expected: dict[str, int]
 ) -> None:
     run = a_run(**two_pools({}, {}, max=4))
 
-    assert spread(run, 4, running=running, without=frozenset(without)) == expected
+    assert spread(run, 4, placed=placed, short=short, now=NOW) == expected
+
+
+def test_the_least_of_a_pool_that_had_no_nodes_takes_no_worker_from_others() -> None:
+    run = a_run(**two_pools({"min": 2}, {}, max=4))
+
+    def spread_of(short: dict[str, Stockout]) -> dict[str, int]:
+        return spread(run, 4, placed={"od": 4}, short=short, now=NOW)
+
+    assert spread_of({}) == {"spot": 2, "od": 2}
+    assert spread_of(AGAIN) == {"spot": 0, "od": 4}
+
+
+def test_a_pool_is_not_passed_over_while_no_other_has_room() -> None:
+    full = two_pools({}, {"max": 1}, max=4)
+    there = waiting(900)
+    other = a_job(1, pool="od")
+    both = observed([*there.jobs, other], [*there.pods, a_pod(other)])
+
+    assert found(there, spec=full) == {"spot": after(300)}
+    assert found(both, spec=full) == {}
+
+
+def test_a_job_that_its_queue_takes_back_waits_from_then_on() -> None:
+    taken = a_job(0, pool="spot", suspended=True, created=ago(9000), resumed=ago(10))
+
+    assert found(observed([taken])) == {}
 
 
 @given(
     most=st.integers(0, 9),
     limits=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=2, max_size=2),
-    running=st.tuples(st.integers(0, 5), st.integers(0, 5)),
-    without=st.sets(st.sampled_from(["spot", "od"]), max_size=1),
+    placed=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    short=st.dictionaries(
+        st.sampled_from(["spot", "od"]), st.sampled_from([after(9), Stockout(1, ago(9))])
+    ),
 )
 def test_no_pool_and_no_run_gets_more_than_it_may_and_nothing_is_left_unused(
     most: int,
     limits: list[tuple[int, int]],
-    running: tuple[int, int],
-    without: set[str],
+    placed: tuple[int, int],
+    short: dict[str, Stockout],
 ) -> None:
     first, second = ({"min": min(low, high), "max": high} for low, high in limits)
     run = a_run(**two_pools(first, second, max=9))
-    there = dict(zip(("spot", "od"), running, strict=True))
+    there = dict(zip(("spot", "od"), placed, strict=True))
 
-    found = spread(run, most, running=there, without=frozenset(without))
+    found = spread(run, most, placed=there, short=short, now=NOW)
 
+    closed = {name for name, one in short.items() if one.until > NOW}
     room = {pool.name: pool.max or 0 for pool in by_priority(run)}
-    usable = {n: min(r, there[n]) if n in without else r for n, r in room.items()}
+    usable = {n: min(r, there[n]) if n in closed else r for n, r in room.items()}
     assert all(found[name] <= usable[name] for name in found)
     assert sum(found.values()) == min(most, sum(usable.values()))

@@ -10,9 +10,23 @@ from pydantic import ValidationError
 from rephrase_api import cost
 from rephrase_api.errors import Problems
 from rephrase_api.launch import merged_arguments
-from rephrase_operator.look import stop_time
+from rephrase_api.v1alpha1.status import RephraseRunStatus, SettledPool
+from rephrase_operator.budget import affordable_starts, known_prices, stop_time
+from rephrase_operator.observed import Observed
 from rephrase_operator.settings import Settings
-from support.looks import NOW, a_job, a_pod, a_progress, a_run, observed, prices
+from rephrase_operator.settle import settle
+from support.looks import (
+    NOW,
+    a_job,
+    a_pod,
+    a_progress,
+    a_run,
+    at_work,
+    observed,
+    prices,
+    two_pools,
+    with_driver,
+)
 
 # -- cost --
 
@@ -136,17 +150,54 @@ def test_a_pools_arguments_replace_those_of_the_run_flag_by_flag() -> None:
 
 @pytest.mark.parametrize(
     ("spent", "workers", "hours"),
-    [("0", 2, 5), ("6", 2, 2), ("9", 2, 1), ("12", 2, 1), ("0", 0, 10 * 365 * 24)],
-    ids=["all is left", "some is left", "an hour at least", "overspent", "nobody works"],
+    [("0", 2, 5), ("6", 2, 2), ("9", 2, 1), ("12", 2, 1), ("0", 0, 10), ("0", 20, 1)],
+    ids=["all is left", "some is left", "an hour at least", "overspent", "nobody yet", "many"],
 )
 def test_workers_stop_after_twice_what_the_rest_of_the_budget_lasts(
     spent: str, workers: int, hours: float
 ) -> None:
-    run = a_run(scaling={"budget": {"amount": "10"}})
-    jobs = [a_job(slot) for slot in range(workers)]
-    there = observed(jobs, [a_pod(job, gpus=2) for job in jobs])
+    pools = two_pools({"gpu": {"count": 1}}, {"gpu": {"count": 2}})
+    run = a_run(scaling={"budget": {"amount": "10"}}, **pools)
+    known = prices(spot="1", od="1")  # two GPUs of the dearest pool cost two an hour
 
-    until = stop_time(run, there, prices(default="1"), spent=Decimal(spent), now=NOW)
+    until = stop_time(run, known, workers=workers, spent=Decimal(spent), now=NOW)
 
     assert until == NOW + timedelta(hours=hours)
-    assert stop_time(a_run(), there, prices(default="1"), spent=Decimal(spent), now=NOW) is None
+    assert stop_time(a_run(), known, workers=workers, spent=Decimal(spent), now=NOW) is None
+    nothing = stop_time(run, {}, workers=workers, spent=Decimal(spent), now=NOW)
+    assert nothing == NOW + timedelta(hours=1)
+
+
+def test_a_budget_starts_no_more_workers_than_get_something_done() -> None:
+    run = a_run(scaling={"budget": {"amount": "10"}})
+    jobs = [a_job(slot) for slot in range(3)]
+    pods = [a_pod(job) for job in jobs]
+    nobody = observed()
+    loading = with_driver(jobs, pods, a_progress(workers=at_work(*pods, phase="loading")))
+    at_work_all = with_driver(jobs, pods, a_progress(workers=at_work(*pods)))
+
+    def starts(there: Observed, left: str, price: str = "2") -> int | None:
+        known = prices(default=price)
+        return affordable_starts(run, there, known, left=Decimal(left), start=300)
+
+    assert starts(nobody, "10") == 15  # four times 300 s at 2 an hour each
+    assert starts(loading, "10") == 12
+    assert starts(at_work_all, "10") == 15
+    assert starts(at_work_all, "0.5") == 0
+    assert starts(nobody, "0.5") == 1
+    unbounded = affordable_starts(a_run(), nobody, prices(default="2"), left=Decimal(0), start=300)
+    assert unbounded is None
+
+
+def test_the_last_price_of_a_pool_is_remembered() -> None:
+    status = RephraseRunStatus(
+        settled=(SettledPool(name="old", price="3"), SettledPool(name="spot", price="2"))
+    )
+
+    assert known_prices(status, prices(spot="1")) == prices(old="3", spot="1")
+    there = observed([a_job(pool="spot"), a_job(1, pool="od")])
+    settlement = settle(status, there, now=NOW, prices=prices(spot="1.50", unused="9"))
+    assert {pool.name: pool.price for pool in settlement.pools.values()} == {
+        "old": "3",
+        "spot": "1.50",
+    }

@@ -19,9 +19,9 @@ from rephrase_api.v1alpha1.status import (
     UnitCounts,
 )
 from rephrase_operator.conditions import phase, refused_status
-from rephrase_operator.look import Look
+from rephrase_operator.look import Look, decide
 from rephrase_operator.observed import Ending, Observed
-from rephrase_operator.plan import Plan, plan
+from rephrase_operator.plan import Plan
 from rephrase_operator.scaling import Pace
 from rephrase_operator.settle import MAX_SETTLING
 from rephrase_operator.status import status_of
@@ -29,6 +29,7 @@ from rephrase_operator.transitions import Event, changes, events, interruptions
 from rephrase_operator.verdict import Cause, Verdict
 from support.looks import (
     NOW,
+    SETTINGS,
     a_driver_job,
     a_job,
     a_look,
@@ -542,13 +543,21 @@ def test_ends_refusals_and_scaling_are_events_and_the_last_units_are_no_scaling(
 
     def scaled(committed: int) -> Look:
         there = with_driver(jobs, [a_pod(job) for job in jobs], a_progress(100, committed))
-        hashes = {"": "now", "default": "now"}
-        todo = plan(a_run(), RephraseRunStatus(), there, Verdict(), template_hashes=hashes, now=NOW)
-        return a_look(observed=there, plan=todo)
+        return decide(
+            a_run(),
+            RephraseRunStatus(),
+            there,
+            refused=None,
+            prices={},
+            template_hashes={"": "now", "default": "now"},
+            settings=SETTINGS,
+            now=NOW,
+        )
 
     up, last = transitions(a_look(), scaled(90), scaled(99))
 
-    assert Event("Normal", "WorkersScaled", "0 -> 4 wanted") in up
+    (told,) = (event for event in up if event.reason == "WorkersScaled")
+    assert told.message == "0 -> 4 wanted: no deadline: as many as spec.workers allows, 4"
     assert "WorkersScaled" not in [event.reason for event in last]
     for look, kind, reason in (
         (a_look(verdict=COMPLETE), "Normal", "Completed"),

@@ -173,6 +173,10 @@ class ScalingStatus(Model):
     """What decided: Maximum, Deadline, Measuring, StartUp, Minimum or Canary."""
     message: Text = ""
     """Why, for people. Default: empty."""
+    seconds_per_sample: Rate | None = None
+    """Of one worker, on the careful side, as last measured. Absent: it was not measured yet."""
+    start_seconds: Rate | None = None
+    """From a node to a loaded model, as last measured. Absent: it was not measured yet."""
 
 
 class PoolCost(Model):
@@ -323,6 +327,8 @@ class SettledPool(Model):
     """Pods lost to preemption and eviction."""
     failures: Count = 0
     """Pods that failed by themselves."""
+    price: Amount | None = None
+    """Last price that was known of a GPU hour. Absent: none ever was."""
 
 
 class ImageStatus(Model):

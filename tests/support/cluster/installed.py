@@ -11,6 +11,7 @@ from support.cluster.kubelet.node import Node, Shape
 from support.cluster.wire import Object
 from support.helm import RELEASE, render
 from support.manifests import merged
+from support.waiting import wait_until
 
 SYSTEM = "rephrase-system"
 _TAINT = "rephrase.io/operator"
@@ -44,8 +45,21 @@ class Operator:
         return self._kubelet.log_of(SYSTEM, self.pod["metadata"]["name"])
 
     def kill(self) -> None:
-        """SIGKILL; the kubelet starts it anew."""
-        self._kubelet.run_out_of_memory(SYSTEM, self.pod["metadata"]["name"], "operator")
+        """SIGKILL; returns once the kubelet has started it anew and it answers its probes."""
+        name, before = self.pod["metadata"]["name"], self._status["restartCount"]
+        wait_until(
+            lambda: self._kubelet.run_out_of_memory(SYSTEM, name, "operator"), "it is killed"
+        )
+        wait_until(
+            lambda: self._status["restartCount"] > before and self._status["ready"],
+            "it is started anew",
+            within=120,
+        )
+
+    @property
+    def _status(self) -> Object:
+        (status,) = self.pod["status"]["containerStatuses"]
+        return dict(status)
 
     def stop(self) -> None:
         """There is none for a while."""
