@@ -90,12 +90,21 @@ def canary(run: RephraseRun, status: api.RephraseRunStatus, observed: Observed) 
             "with another output",
         )
     shown = _shown(facts)
-    if spec.approval is Approval.MANUAL and not spec.approved:
+    waits = spec.approval is Approval.MANUAL and not spec.approved
+    if waits and (facts.units or 0) < _planned(status, observed):  # else nothing is left to approve
         message = (
             f"{shown}; look at status.canary and status.estimate, then set spec.canary.approved"
         )
         return Canary(Stage.AWAITING, facts, f"{message} to true")
     return Canary(Stage.PASSED, facts, shown)
+
+
+def _planned(status: api.RephraseRunStatus, observed: Observed) -> int:
+    """Units of the whole run."""
+    if observed.progress is not None and observed.progress.units.planned:
+        return observed.progress.units.planned
+    units = status.progress.units if status.progress is not None else None
+    return (units.planned or 0) if units is not None else 0
 
 
 def _facts(

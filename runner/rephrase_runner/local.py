@@ -253,7 +253,7 @@ class Supervisor:
         if slot and self._run.spec.canary.documents:
             await self._passed.wait()
         patience = _Patience(self._run.spec.retries.worker_backoff_limit)
-        while not result.done() and not self._progress.finished:
+        while not result.done() and not self._all_done:  # else a model is loaded for nothing
             launch = self._worker_launch(slot, units=self._canary_units())
             async with self._child(
                 f"worker-{slot}", launch.to_environment() | self._device(slot)
@@ -261,9 +261,7 @@ class Supervisor:
                 code = await self._wait(child)
             if code is ExitCode.OK and launch.units:
                 await self._passed.wait()
-                units = self._progress.units
-                if units.committed < units.planned:
-                    continue
+                continue
             if code is ExitCode.OK:
                 return
             pause = patience.pause_seconds(self._progress.units.committed)
@@ -272,6 +270,12 @@ class Supervisor:
                 return
             self._display.note(f"worker {slot} ended ({_said(child)}); starting it again")
             await asyncio.sleep(pause)
+
+    @property
+    def _all_done(self) -> bool:
+        """Whether nothing is left for a worker; a driver that starts anew does not know at first."""
+        units = self._progress.units
+        return self._progress.finished or 0 < units.planned <= units.committed
 
     def _canary_units(self) -> int:
         """Units that a worker is kept to; 0 = all."""

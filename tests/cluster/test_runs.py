@@ -148,10 +148,10 @@ def test_a_canary_waits_for_approval_with_an_estimate_and_then_all_workers_go_on
     runs.apply(model=echo(concurrency=8, latency=0.1), canary=canary)
 
     waiting = runs.wait(ConditionType.SUSPENDED, "True", "AwaitingApproval", within=90)
+    wait_until(lambda: not runs.jobs(), "worker and driver are gone")
     operator.kill()
     operator.wait_ready()
-    jobs = runs.jobs()
-    still = runs.wait(ConditionType.SUSPENDED, "True", "AwaitingApproval", within=5)
+    still, jobs = runs.wait(ConditionType.SUSPENDED, "True", "AwaitingApproval"), runs.jobs()
     patch = '{"spec":{"canary":{"approved":true}}}'
     patched = kubectl("patch", "rr/test", "--type=merge", "-p", patch)
     passed = runs.wait(ConditionType.CANARY_PASSED, "True", "WithinLimits")

@@ -235,6 +235,7 @@ def test_rows_that_cannot_be_rewritten_are_dead_letters_and_the_others_are_not_t
     manifest = laptop.record("_run/manifest.json")
     assert manifest["counts"]["brief"] | {"bytes": 0} == {
         "in": 27, "written": 21, "skipped": 3, "failed": 3, "bytes": 0,
+        "tokens": manifest["tokens"]["completion"],
     }  # fmt: skip
     assert manifest["reasons"] == dict.fromkeys(bad, 1)
     assert [row["reason"] for row in laptop.dead_letters()] == list(bad)

@@ -253,6 +253,14 @@ def test_what_was_approved_before_it_ended_does_not_wait() -> None:
     assert said(written(looked(run, DONE)), "CanaryPassed") == ("True", "WithinLimits")
 
 
+def test_where_the_canary_is_all_there_is_nothing_is_left_to_approve() -> None:
+    there = with_driver(progress=a_progress(3, 3, canary=told()))
+
+    assert said(written(looked(a_canary_run(**MANUAL), there)), "CanaryPassed") == (
+        *("True", "WithinLimits"),
+    )
+
+
 def test_it_is_measured_once_and_a_silent_driver_changes_nothing() -> None:
     first = written(looked(a_canary_run(), DONE))
     later = written(looked(a_canary_run(), with_canary(told(tokensPerSecond=1.0)), first))

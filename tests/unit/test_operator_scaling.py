@@ -159,3 +159,13 @@ def test_a_miss_is_known_from_the_pace_of_all_workers() -> None:
     assert seconds_late(run, PACE, now=NOW) == PACE.finish_seconds(4) - HOUR
     assert seconds_late(run, None, now=NOW) is None
     assert seconds_late(a_run(), PACE, now=NOW) is None
+
+
+def test_the_one_worker_of_a_canary_is_no_decision_that_is_kept() -> None:
+    """Its rate may be unknown, where its worker was lost before it could tell."""
+    before = ScalingStatus(target=1, reason="Canary", message="one worker does it")
+    wish = Wanted(8, "Measuring", "8 until the rate is known")
+
+    found = settled_on(due(10 * HOUR), wish, before, now=NOW)
+
+    assert (found.target, found.reason, found.changed_time) == (8, "Measuring", None)
