@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
-from support.cluster.binary import NoControlPlane, binary, is_built
+from support.cluster.binary import CONTROL_PLANE, NotBuilt
 from support.cluster.builders import a_namespace, holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
@@ -49,10 +49,10 @@ def main() -> int:
         sys.stderr.write("pods run as processes here, which needs root on Linux\n")
         return 69
     try:
-        if not is_built():
+        if not CONTROL_PLANE.is_built:
             step("building Kubernetes from source: about ten minutes, this once")
-        binary()
-    except NoControlPlane as reason:
+        CONTROL_PLANE.binary()
+    except NotBuilt as reason:
         sys.stderr.write(f"{reason}\n")
         return 69
     step("source: help topics of the Python manual")

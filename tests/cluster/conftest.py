@@ -16,13 +16,14 @@ import pytest
 import yaml
 
 from support.cluster.access import Access, is_for_tests, read_kubeconfig
-from support.cluster.binary import binary, is_built
-from support.cluster.builders import a_namespace, holds
+from support.cluster.binary import AUTOSCALER, CONTROL_PLANE
+from support.cluster.builders import holds
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
 from support.cluster.installed import Operator, installed
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node, Shape
+from support.cluster.namespaces import own_namespace
 from support.cluster.report import report
 from support.cluster.wire import Refused
 from support.helm import kubectl as find_kubectl
@@ -51,13 +52,19 @@ class Cluster:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Build the control plane before the first test that needs it, when no time limit runs yet."""
-    skipped = item.get_closest_marker("skip") is not None
-    if _HERE in item.path.parents and not skipped and not is_built():
-        reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.write_line("\nbuilding the control plane, about 6 minutes, this once ...")
-        binary()
+    """Build programs before the first test that needs them, when no time limit runs yet."""
+    needed = []
+    if _HERE in item.path.parents and item.get_closest_marker("skip") is None:
+        needed.append(CONTROL_PLANE)
+        if "karpenter" in getattr(item, "fixturenames", ()):
+            needed.append(AUTOSCALER)
+    for program in needed:
+        if not program.is_built:
+            reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None:
+                told = f"building {program.what}, about {program.minutes} minutes, this once"
+                reporter.write_line(f"\n{told} ...")
+            program.binary()
     return (yield)
 
 
@@ -150,16 +157,8 @@ def own_plane(tmp_path: Path) -> Iterator[ControlPlane]:
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Client]:
     """A client within a namespace of this test's own, which enforces Pod Security `restricted`."""
-    words = "".join(c if c.isalnum() else "-" for c in request.node.name.removeprefix("test_"))
-    name = f"{words[:40].strip('-').lower()}-{os.urandom(3).hex()}"
-    client = cluster.client()
-    client.create(a_namespace(name))
-    inside = client.in_namespace(name)
-    inside.wait_for("serviceaccounts", "default", bool, "it is there")
-    yield inside
-    client.delete("namespaces", name)
-    for pod in inside.list("pods"):  # the next test does not wait for the grace of these
-        inside.delete("pods", pod["metadata"]["name"], grace_seconds=0)
+    with own_namespace(cluster.client(), request.node.name) as client:
+        yield client
 
 
 @pytest.fixture

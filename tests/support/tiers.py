@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster.binary import binary_missing
+from support.cluster.binary import AUTOSCALER, CONTROL_PLANE
 from support.helm import helm_missing, kubectl
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def weed() -> str | None:
 def cluster_missing() -> str:
     """Why there is no genuine control plane, empty if it is there or can be built."""
     missing = [name for name in ("cryptography", "urllib3") if find_spec(name) is None]
-    return f"not installed: {', '.join(missing)}" if missing else binary_missing()
+    return f"not installed: {', '.join(missing)}" if missing else CONTROL_PLANE.missing()
 
 
 def nodes_missing() -> str:
@@ -93,6 +93,7 @@ PEERS: dict[str, Callable[[], str]] = {
     "s3": s3_missing,
     "cluster": cluster_missing,
     "nodes": nodes_missing,
+    "karpenter": AUTOSCALER.missing,
     "kubectl": kubectl_missing,
     "helm": helm_missing,
 }
@@ -103,6 +104,7 @@ _FIXTURES = {
     "seaweedfs": "s3",
     "moto_server": "s3",
     "kubelet": "nodes",
+    "karpenter": "karpenter",
     "kubectl": "kubectl",
     "operator": "helm",
 }

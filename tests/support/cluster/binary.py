@@ -1,136 +1,178 @@
-"""The control plane's program: etcd, API server, controllers and scheduler in one binary, built from source.
+"""Programs of the tests that are built from source with Go: the control plane, and an autoscaler.
 
-Built once from `controlplane/` with Go, about six minutes from empty caches, and kept outside the clone,
-under a name that changes with its source and with Go. `python -m support.cluster.binary` does it by hand.
+Each is built once and kept outside the clone, under a name that changes with its source and with Go.
+`python -m support.cluster.binary` does it by hand.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-BINARY = "REPHRASE_CONTROLPLANE"
-"""Environment variable: path of a binary built elsewhere, for machines without Go."""
-MODULE = Path(__file__).parent / "controlplane"
 INSTALLED = "/usr/local/go/bin"
 """Where Go's own installer puts it, which is on no PATH by itself."""
+_HERE = Path(__file__).parent
 _SOURCES = ("main.go", "go.mod", "go.sum")
+_ENVIRONMENT = {
+    "CGO_ENABLED": "0",
+    "GOFLAGS": "-mod=readonly -buildvcs=false",
+    "GOTOOLCHAIN": "auto",  # go.mod may ask for a newer Go than is installed; the proxy has them
+}
 
 
-class NoControlPlane(Exception):
-    """The program is not there and cannot be built; says what to install."""
+class NotBuilt(Exception):
+    """A program is not there and cannot be built; says what to install."""
 
 
-def binary() -> Path:
-    """The program, built if need be.
+@dataclass(frozen=True, slots=True)
+class GoProgram:
+    """A program whose source is a folder beside this module.
 
-    Raises:
-        NoControlPlane: there is neither a binary nor Go, or the build fails.
+    Attributes:
+        folder: its name, and the program's.
+        what: it is, for messages.
+        minutes: that it takes to build from empty caches.
+        given: environment variable: path of a binary built elsewhere, for machines without Go.
+        tells: module of Kubernetes whose release it says is its own.
     """
-    if given := os.environ.get(BINARY):
-        return _given(given)
-    built = _place(go_version())
-    if not built.exists():
-        with _alone(built.with_suffix(".lock")):
-            if not built.exists():  # else somebody else has just built it
-                _build(built)
-    return built
+
+    folder: str
+    what: str
+    minutes: int
+    given: str
+    tells: str = ""
+
+    @property
+    def module(self) -> Path:
+        """Folder of its source."""
+        return _HERE / self.folder
+
+    def binary(self) -> Path:
+        """The program, built if need be.
+
+        Raises:
+            NotBuilt: there is neither a binary nor Go, or the build fails.
+        """
+        if given := os.environ.get(self.given):
+            return self._elsewhere(given)
+        built = self._place()
+        if not built.exists():
+            with _alone(built.with_suffix(".lock")):
+                if not built.exists():  # else somebody else has just built it
+                    self._build(built)
+        return built
+
+    def missing(self) -> str:
+        """Why there can be no binary, empty if there is one or it can be built."""
+        try:
+            if given := os.environ.get(self.given):
+                self._elsewhere(given)
+            else:
+                self._go()
+        except NotBuilt as reason:
+            return str(reason)
+        return ""
+
+    @property
+    def is_built(self) -> bool:
+        """Whether `binary()` returns at once."""
+        return bool(os.environ.get(self.given)) or self._place().exists()
+
+    def release_of(self, module: str) -> str:
+        """Release of a module that go.mod names, such as ``v1.37.2``."""
+        text = (self.module / "go.mod").read_text()
+        found = re.search(rf"{re.escape(module)} (v\S+)", text)
+        assert found, f"go.mod requires no {module}"
+        return found[1]
+
+    def source_of(self, module: str) -> Path:
+        """Folder with the source of a module that go.mod names, fetched if need be.
+
+        Raises:
+            NotBuilt: there is no Go, or it cannot be fetched.
+        """
+        return Path(json.loads(self._run("mod", "download", "-json", module))["Dir"])
+
+    def _go(self) -> str:
+        go = shutil.which("go") or shutil.which("go", path=INSTALLED)
+        if go is None:
+            raise NotBuilt(
+                f"no `go` on PATH, which builds {self.what}; install Go 1.26 or newer, or set"
+                f" {self.given} to a binary built from tests/support/cluster/{self.folder}"
+            )
+        return go
+
+    def _run(self, *words: str) -> str:
+        return _said_by_go(self._go(), self.module, *words)
+
+    def _elsewhere(self, path: str) -> Path:
+        if not os.access(path, os.X_OK):
+            raise NotBuilt(f"{self.given}={path}: there is no program that may be executed")
+        return Path(path).absolute()
+
+    def _place(self) -> Path:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        digest = hashlib.sha256(_version(self._go(), self.module).encode())
+        for name in _SOURCES:
+            digest.update((self.module / name).read_bytes())
+        return caches / "rephrase-tests" / f"{self.folder}-{digest.hexdigest()[:16]}"
+
+    def _build(self, target: Path) -> None:
+        half_built = target.with_suffix(".partial")
+        flags = " ".join(["-s", "-w", *self._stamps()])
+        self._run("build", "-trimpath", "-ldflags", flags, "-o", str(half_built), ".")
+        half_built.rename(target)
+
+    def _stamps(self) -> Iterator[str]:
+        """What the linker writes into it."""
+        if self.tells:
+            version = self.release_of(self.tells)
+            major, minor, _ = version.removeprefix("v").split(".")
+            for name, value in (("Version", version), ("Major", major), ("Minor", minor)):
+                yield f"-X k8s.io/component-base/version.git{name}={value}"
 
 
-def binary_missing() -> str:
-    """Why there can be no binary, empty if there is one or it can be built."""
-    try:
-        if given := os.environ.get(BINARY):
-            _given(given)
-        else:
-            go_version()
-    except NoControlPlane as reason:
-        return str(reason)
-    return ""
-
-
-def is_built() -> bool:
-    """Whether `binary()` returns at once."""
-    return bool(os.environ.get(BINARY)) or _place(go_version()).exists()
+CONTROL_PLANE = GoProgram(
+    "controlplane", "the control plane", 6, "REPHRASE_CONTROLPLANE", tells="k8s.io/kubernetes"
+)
+"""etcd, API server, controllers and scheduler in one binary."""
+AUTOSCALER = GoProgram("autoscaler", "the autoscaler", 3, "REPHRASE_AUTOSCALER")
+"""Karpenter, with machines that are Node objects only and can be out of stock."""
 
 
 def kubernetes_version() -> str:
-    """Release of Kubernetes that go.mod names, such as ``v1.37.2``."""
-    found = re.search(r"k8s\.io/kubernetes (v\S+)", (MODULE / "go.mod").read_text())
-    assert found, "go.mod requires no k8s.io/kubernetes"
-    return found[1]
+    """Release of the control plane, such as ``v1.37.2``."""
+    return CONTROL_PLANE.release_of(CONTROL_PLANE.tells)
 
 
 @cache
-def go_version() -> str:
-    """What `go version` says.
-
-    Raises:
-        NoControlPlane: there is no Go.
-    """
-    go = _go()
-    if go is None:
-        raise NoControlPlane(
-            "no `go` on PATH, which builds the control plane; install Go 1.26 or newer, or set"
-            f" {BINARY} to a binary built from tests/support/cluster/controlplane"
-        )
-    # inside the module, since go.mod may choose another toolchain
-    told = subprocess.run([go, "version"], cwd=MODULE, text=True, capture_output=True, check=False)
-    if told.returncode:
-        raise NoControlPlane(f"`go version` fails in {MODULE}: {told.stderr.strip()}")
-    return told.stdout.strip()
+def _version(go: str, module: Path) -> str:
+    """The Go that builds a module, in its own words."""
+    return _said_by_go(go, module, "version").strip()
 
 
-def _go() -> str | None:
-    return shutil.which("go") or shutil.which("go", path=INSTALLED)
-
-
-def _given(path: str) -> Path:
-    if not os.access(path, os.X_OK):
-        raise NoControlPlane(f"{BINARY}={path}: there is no program that may be executed")
-    return Path(path).absolute()
-
-
-def _place(go: str) -> Path:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(go.encode())
-    for name in _SOURCES:
-        digest.update((MODULE / name).read_bytes())
-    return caches / "rephrase-tests" / f"controlplane-{digest.hexdigest()[:16]}"
-
-
-def _build(target: Path) -> None:
-    version = kubernetes_version()
-    major, minor, _ = version.removeprefix("v").split(".")
-    about = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    flags = " ".join(
-        f"-X k8s.io/component-base/version.{name}={value}" for name, value in about.items()
-    )
-    half_built = target.with_suffix(".partial")
-    command = [
-        str(_go()),
-        "build",
-        "-trimpath",
-        "-ldflags",
-        f"-s -w {flags}",
-        "-o",
-        str(half_built),
-        ".",
-    ]
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+def _said_by_go(go: str, module: Path, *words: str) -> str:
+    """What a command of Go says in a module, whose go.mod chooses the toolchain."""
     done = subprocess.run(
-        ["nice", *command], cwd=MODULE, env=environment, text=True, capture_output=True, check=False
+        ["nice", go, *words],
+        cwd=module,
+        env=os.environ | _ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        check=False,
     )
     if done.returncode:
-        raise NoControlPlane(f"`{' '.join(command)}` fails in {MODULE}:\n{done.stderr[-4000:]}")
-    half_built.rename(target)
+        raise NotBuilt(f"`go {' '.join(words)}` fails in {module}:\n{done.stderr[-4000:]}")
+    return done.stdout
 
 
 @contextlib.contextmanager
@@ -144,6 +186,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(f"{binary()}\n")
-    except NoControlPlane as reason:
+        for one in (CONTROL_PLANE, AUTOSCALER):
+            sys.stdout.write(f"{one.binary()}\n")
+    except NotBuilt as reason:
         sys.exit(str(reason))

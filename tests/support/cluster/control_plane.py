@@ -4,14 +4,16 @@ Everything listens on free ports of 127.0.0.1 and ends with the process that sta
 killed. Several can run at once. Logs of all programs stay in the folder.
 """
 
+import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from support.cluster.access import Access
-from support.cluster.binary import binary
+from support.cluster.binary import CONTROL_PLANE
 from support.cluster.certificates import Authority, Pair, write_key
 from support.cluster.client import Client
 from support.cluster.wire import Refused, Unreachable
@@ -24,18 +26,26 @@ _START_SECONDS = 120.0
 
 
 class Program:
-    """One program of the control plane.
+    """One program of a cluster.
 
     Args:
-        name: the first argument of the binary.
-        flags: its other arguments.
+        name: of the program, for messages.
+        command: that it is.
         log: file that it writes to.
+        environment: beside that of this process.
     """
 
-    def __init__(self, name: str, flags: Sequence[str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self.log = log
-        self._flags = flags
+        self._command = command
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,7 +59,8 @@ class Program:
         leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*leash, str(binary()), self.name, *self._flags],
+                [*leash, *self._command],
+                env=os.environ | self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -151,7 +162,8 @@ class ControlPlane:
     # -- how each is started ----------------------------------------------------------------------
 
     def _program(self, name: str, flags: Sequence[str]) -> Program:
-        return Program(name, flags, self.folder / "logs" / f"{name}.log")
+        command = [str(CONTROL_PLANE.binary()), name, *flags]
+        return Program(name, command, self.folder / "logs" / f"{name}.log")
 
     def _access(self, user: str, *groups: str) -> Access:
         pair = self._authority.issue(user, groups)
@@ -165,7 +177,7 @@ class ControlPlane:
         serving: Pair = self._authority.issue("kube-apiserver", names=_NAMES)
         to_kubelets: Pair = self._authority.issue("kube-apiserver-client", ("system:masters",))
         self._accounts_key = write_key(self.folder / "certificates" / "service-accounts.key")
-        return _flags({
+        return flags_of({
             "etcd-servers": f"http://{_HERE}:{etcd}",
             "bind-address": _HERE,
             "advertise-address": _HERE,
@@ -189,7 +201,7 @@ class ControlPlane:
 
     def _controller_flags(self) -> list[str]:
         kubeconfig = self._component_kubeconfig("kube-controller-manager")
-        return _flags({
+        return flags_of({
             **_as(kubeconfig),
             "service-account-private-key-file": self._accounts_key,
             "root-ca-file": self._authority.file,
@@ -204,7 +216,7 @@ class ControlPlane:
 
     def _scheduler_flags(self, port: int) -> list[str]:
         kubeconfig = self._component_kubeconfig("kube-scheduler")
-        return _flags({
+        return flags_of({
             **_as(kubeconfig),
             "bind-address": _HERE,
             "secure-port": port,
@@ -215,7 +227,7 @@ class ControlPlane:
 
 def _etcd(folder: Path, port: int, peers: int) -> list[str]:
     clients = f"http://{_HERE}:{port}"
-    flags = _flags({
+    flags = flags_of({
         "data-dir": folder / "etcd",
         "listen-client-urls": clients,
         "advertise-client-urls": clients,
@@ -230,5 +242,6 @@ def _as(kubeconfig: str) -> dict[str, object]:
     return {**dict.fromkeys(uses, kubeconfig), "leader-elect": "false"}
 
 
-def _flags(values: dict[str, object]) -> list[str]:
+def flags_of(values: Mapping[str, object]) -> list[str]:
+    """As arguments of a program."""
     return [f"--{name}={value}" for name, value in values.items()]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from support.cluster.binary import NoControlPlane, binary, is_built
+from support.cluster.binary import CONTROL_PLANE, NotBuilt
 from support.cluster.control_plane import ControlPlane
 from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Shape
@@ -26,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        if not is_built():
+        if not CONTROL_PLANE.is_built:
             _tell("building the control plane, about 6 minutes, this once ...")
-        binary()
-    except NoControlPlane as reason:
+        CONTROL_PLANE.binary()
+    except NotBuilt as reason:
         _tell(str(reason))
         return 69
     ended = threading.Event()

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from support.cluster import binary as binaries
+from support.cluster.binary import AUTOSCALER, CONTROL_PLANE, GoProgram, NotBuilt
 from support.cluster.kubelet.environment import expanded
 from support.cluster.kubelet.fields import BadReference, field, resource_field
 from support.cluster.kubelet.limits import unsupported
 from support.cluster.kubelet.quantities import amount, divided
 from support.cluster.resources import path_of, resource_of
 
+PROGRAMS = (CONTROL_PLANE, AUTOSCALER)
 POD: dict[str, Any] = {
     "metadata": {
         "name": "a-pod",
@@ -29,44 +31,45 @@ POD: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(binaries.BINARY, raising=False)
-    binaries.go_version.cache_clear()
+    for program in PROGRAMS:
+        monkeypatch.delenv(program.given, raising=False)
 
 
-# -- where the control plane comes from -----------------------------------------------------------
+# -- where programs come from ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.folder)
 def test_without_go_it_is_said_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: GoProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(binaries, "INSTALLED", str(tmp_path))
 
-    reason = binaries.binary_missing()
+    reason = program.missing()
 
-    assert reason.startswith("no `go` on PATH, which builds the control plane; install Go 1.26")
-    assert "REPHRASE_CONTROLPLANE" in reason
-    with pytest.raises(binaries.NoControlPlane):
-        binaries.binary()
+    assert reason.startswith(f"no `go` on PATH, which builds {program.what}; install Go 1.26")
+    assert program.given in reason
+    with pytest.raises(NotBuilt):
+        program.binary()
 
 
 def test_a_binary_built_elsewhere_needs_no_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv(binaries.BINARY, sys.executable)
+    monkeypatch.setenv(CONTROL_PLANE.given, sys.executable)
 
-    assert binaries.binary_missing() == ""
-    assert binaries.is_built()
-    assert binaries.binary() == Path(sys.executable)
+    assert CONTROL_PLANE.missing() == ""
+    assert CONTROL_PLANE.is_built
+    assert CONTROL_PLANE.binary() == Path(sys.executable)
 
 
 def test_a_binary_that_is_not_there_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(binaries.BINARY, str(tmp_path / "nothing"))
+    monkeypatch.setenv(CONTROL_PLANE.given, str(tmp_path / "nothing"))
 
-    assert "nothing: there is no program that may be executed" in binaries.binary_missing()
+    assert "nothing: there is no program that may be executed" in CONTROL_PLANE.missing()
 
 
 def test_the_release_of_kubernetes_is_that_of_the_module() -> None:

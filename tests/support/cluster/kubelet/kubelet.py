@@ -19,8 +19,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
-import urllib3
-
 from support.cluster.client import Client
 from support.cluster.kubelet.addresses import Addresses
 from support.cluster.kubelet.host import Host, image_environment
@@ -28,12 +26,12 @@ from support.cluster.kubelet.limits import REASON, unsupported
 from support.cluster.kubelet.log_server import LogServer
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.kubelet.pod import Pod
-from support.cluster.resources import path_of
+from support.cluster.kubelet.watching import Watching
 from support.cluster.wire import Object, Refused, Unreachable
 
 T = TypeVar("T")
 _ASSIGNED = "spec.nodeName!="
-_AGAIN_SECONDS = 0.3
+_AGAIN_SECONDS = 0.5
 
 
 class Kubelet:
@@ -63,26 +61,28 @@ class Kubelet:
         self._bound: dict[str, Object] = {}
         self._pods: dict[str, tuple[Pod, asyncio.Task[None]]] = {}
         self._log_server = LogServer(self.host.addresses, folder / "certificates", self._log_files)
-        self._closing = threading.Event()
-        self._answer: urllib3.BaseHTTPResponse | None = None
         self._loop = asyncio.new_event_loop()
         self._looping = threading.Thread(target=self._loop.run_forever, name="kubelet", daemon=True)
-        self._watching = threading.Thread(target=self._watch, name="kubelet-watch", daemon=True)
+        pods = Watching(
+            client, "pods", self.host.log, self._loop,
+            listed=self._see_all, seen=self._see, gone=self._lose_sight, fields=_ASSIGNED,
+        )  # fmt: skip
+        self._watches = [pods]
+        self._adopts = ""
+        self._adopted: dict[str, asyncio.Task[None]] = {}
 
     # -- for tests --------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._looping.start()
         self.do(self._log_server.start)
-        self._watching.start()
+        self._watches[0].start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Kill everything that runs; nodes that were not removed are left as they are."""
-        self._closing.set()
-        if self._answer is not None:
-            self._answer.shutdown()
-        self._watching.join()
+        for watching in self._watches:
+            watching.stop()
         self.do(self._power_off_all)
         self.do(self._log_server.stop)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -96,6 +96,19 @@ class Kubelet:
         self._nodes[name] = node
         node.boot()
         return node
+
+    def adopt(self, annotation: str) -> None:
+        """From now on be the machine of every Node that somebody else makes with this annotation.
+
+        It boots when the Node comes, with what that says it has, and is gone at once when the Node goes.
+        """
+        self._adopts = annotation
+        nodes = Watching(
+            self.host.client, "nodes", self.host.log, self._loop,
+            listed=self._see_all_nodes, seen=self._see_node, gone=self._lose_node,
+        )  # fmt: skip
+        self._watches.append(nodes)
+        nodes.start()
 
     def remove_node(self, node: Node) -> None:
         """Kill what runs on a node and delete it."""
@@ -177,26 +190,33 @@ class Kubelet:
 
     # -- what the API server says -----------------------------------------------------------------
 
-    def _watch(self) -> None:
-        client, path = self.host.client.in_namespace(None), path_of("pods", None)
-        while not self._closing.is_set():
-            try:
-                found = client.wire.request("GET", path, query={"fieldSelector": _ASSIGNED})
-                self._loop.call_soon_threadsafe(self._see_all, found["items"])
-                since = found["metadata"]["resourceVersion"]
-                for kind, pod in client.wire.watch(
-                    path, since, fields=_ASSIGNED, seconds=300, opened=self._opened
-                ):
-                    react = self._lose_sight if kind == "DELETED" else self._see
-                    self._loop.call_soon_threadsafe(react, pod)
-            except (Refused, *Unreachable) as trouble:
-                self.host.log.warning("watch: %s", trouble)
-            self._closing.wait(_AGAIN_SECONDS)
+    def _see_all_nodes(self, nodes: list[Object]) -> None:
+        there = {node["metadata"]["name"] for node in nodes}
+        for name in self._adopted.keys() - there:
+            self._lose_node({"metadata": {"name": name}})
+        for node in nodes:
+            self._see_node(node)
 
-    def _opened(self, answer: urllib3.BaseHTTPResponse) -> None:
-        self._answer = answer
-        if self._closing.is_set():
-            answer.shutdown()
+    def _see_node(self, found: Object) -> None:
+        metadata = found["metadata"]
+        if self._adopts in metadata.get("annotations", {}) and metadata["name"] not in self._nodes:
+            node = Node(metadata["name"], Shape.of(found), self.host, self)
+            self._nodes[node.name] = node
+            self._adopted[node.name] = self._loop.create_task(self._boot(node))
+
+    def _lose_node(self, found: Object) -> None:
+        if booting := self._adopted.pop(found["metadata"]["name"], None):
+            booting.cancel()
+            node = self._nodes.pop(found["metadata"]["name"])
+            self._loop.create_task(node.power_off()).add_done_callback(self._ended)
+
+    async def _boot(self, node: Node) -> None:
+        while True:
+            try:
+                return await node.power_on()
+            except (Refused, *Unreachable) as trouble:  # it may be gone already
+                self.host.log.warning("%s: boot: %s", node.name, trouble)
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     def _see_all(self, pods: list[Object]) -> None:
         there = {pod["metadata"]["uid"] for pod in pods}

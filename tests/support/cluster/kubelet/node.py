@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from support.cluster.binary import kubernetes_version
 from support.cluster.kubelet.clock import micro_stamp, now, stamp
@@ -37,6 +37,13 @@ class Shape:
     pods: int = 110
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, found: Object) -> Self:
+        """As a Node says that its machine is."""
+        has = found["status"]["allocatable"]
+        gpus = int(has.get("nvidia.com/gpu", 0))
+        return cls(has["cpu"], has["memory"], gpus, int(has["pods"]))
 
     @property
     def capacity(self) -> dict[str, str]:
