@@ -237,7 +237,7 @@ class Handlers:
         before = RephraseRunStatus.from_api(dict(body.get("status", {})))
         try:
             run = RephraseRun.from_api(_plain(body))
-            hashes = self._template_hashes(run)
+            hashes = self._template_hashes(run, memory)
         except (ValidationError, InvalidSpec) as error:
             generation = body["metadata"]["generation"]
             cause = _unreadable(error)
@@ -389,12 +389,15 @@ class Handlers:
         memory.checked_generation, memory.checked_at = run.metadata.generation, now
         return memory.refused
 
-    def _template_hashes(self, run: RephraseRun) -> dict[str, str]:
+    def _template_hashes(self, run: RephraseRun, memory: Memory) -> Mapping[str, str]:
         """Of the Jobs the spec asks for now: of each pool by its name, of the driver by ""."""
-        return {"": template_hash(driver_job(run, settings=self.settings))} | {
-            pool.name: template_hash(self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")))
-            for pool in run.spec.pools()
-        }
+        if memory.hashed_generation != run.metadata.generation:
+            memory.hashes = {"": template_hash(driver_job(run, settings=self.settings))} | {
+                pool.name: template_hash(self._worker_job(run, StartWorker(0, 1, pool.name, 0, "")))
+                for pool in run.spec.pools()
+            }
+            memory.hashed_generation = run.metadata.generation
+        return memory.hashes
 
     def _worker_job(self, run: RephraseRun, action: StartWorker) -> dict[str, Any]:
         (pool,) = (pool for pool in run.spec.pools() if pool.name == action.pool)
@@ -429,11 +432,14 @@ class Handlers:
         result = "done"
         try:
             if isinstance(action, StartDriver):
-                await self._cluster.create_job(driver_job(run, settings=self.settings))
+                job = driver_job(run, settings=self.settings)
+                memory.note_made(job_seen(await self._cluster.create_job(job)))
             elif isinstance(action, StartWorker):
-                await self._cluster.create_job(self._worker_job(run, action))
+                job = self._worker_job(run, action)
+                memory.note_made(job_seen(await self._cluster.create_job(job)))
             elif isinstance(action, DeleteJob):
                 await self._cluster.delete_job(namespace, action.name, action.uid)
+                memory.made.pop(action.uid, None)
             elif isinstance(action, PutOffStop):
                 until = action.until.isoformat() if action.until is not None else None
                 told = {names.STOP_AT_ANNOTATION: until}

@@ -140,6 +140,16 @@ class Operator:
             self._requests(),
         )
 
+    def complaints(self) -> Counter[str]:
+        """Warnings and errors in its log, by their first words."""
+        lines = self._program.log.read_text().splitlines()
+        records = [json.loads(line) for line in lines if line.startswith("{")]
+        return Counter(
+            f"{one['severity']}: {one['message']} {one.get('error', '')}"[:100]
+            for one in records
+            if one["severity"] not in {"debug", "info"}
+        )
+
     def memory(self, what: str) -> int:
         """MB that it holds (VmRSS), or held at most (VmHWM)."""
         status = Path(f"/proc/{self._program.pid}/status").read_text()
@@ -225,6 +235,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=50, help="of each run")
     parser.add_argument("--seconds", type=int, default=120, help="of the steady state")
     parser.add_argument("--preempted", type=int, default=100, help="workers that are taken")
+    parser.add_argument("--folder", type=Path, help="for all logs, which are kept then")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
@@ -241,12 +252,12 @@ def main() -> int:
         f"Kubernetes {kubernetes_version()}, kwok {FAKE_NODES.release_of('sigs.k8s.io/kwok')}; "
         f"{os.cpu_count()} cores, {platform.machine()}, {memory_of_machine()} GB"
     )
-    with (
-        tempfile.TemporaryDirectory(prefix="rephrase-scale-") as folder,
-        cluster(Path(folder), options.runs * options.workers) as plane,
-    ):
-        install(plane.client(), manifests)
-        return measure(plane, Path(folder), options)
+    with tempfile.TemporaryDirectory(prefix="rephrase-scale-") as temporary:
+        folder: Path = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        with cluster(folder, options.runs * options.workers) as plane:
+            install(plane.client(), manifests)
+            return measure(plane, folder, options)
 
 
 def measure(plane: ControlPlane, folder: Path, options: argparse.Namespace) -> int:
@@ -295,9 +306,10 @@ def measure(plane: ControlPlane, folder: Path, options: argparse.Namespace) -> i
             f"status: {min(sizes):,} to {max(sizes):,} bytes, for {min(scene.units.values()):,} to "
             f"{max(scene.units.values()):,} units"
         )
+        tell(f"looks that ended early: {operator.read().errors:g}")
+        for line, count in operator.complaints().most_common():
+            tell(f"    {count:6d}  {line}")
         problems = [*scene.problems(options.preempted)]
-        if errors := operator.read().errors:
-            problems.append(f"{errors:g} looks ended with an error")
     for problem in problems:
         tell(f"WRONG: {problem}")
     return 1 if problems else 0
