@@ -16,8 +16,8 @@ from rephrase_operator.verdict import Cause
 
 ROLL_CALL = timedelta(seconds=60)
 SOON = timedelta(seconds=5)
-"""To the next roll call while somebody is missed, a Job is so old and no watch has told of it, or a deleted
-pod still is there so long after its end."""
+"""To the next roll call while somebody is missed, a Job is so old and no watch has told of it, or an ended
+pod that was deleted still is there."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Memory:
         """Whether it is time to ask which of these there are, and of the Jobs that were made."""
         if self.called_at is None:  # all was listed just now
             self.called_at = now
-        held = any(isinstance(one, PodSeen) and _is_held(one, now) for one in known)
+        held = any(isinstance(one, PodSeen) and one.terminal and one.deletion for one in known)
         old = {uid for uid, job in self.made.items() if now >= job.created + SOON}
         untold = bool(old) and not old <= {one.uid for one in known}
         return now >= self.called_at + (SOON if held or untold or self.missed else ROLL_CALL)
@@ -137,12 +137,6 @@ class Memory:
             [job for job in {**self.made, **told}.values() if job.uid not in self.vanished],
             [pod for pod in {**self.gone, **there}.values() if pod.uid not in past],
         )
-
-
-def _is_held(pod: PodSeen, now: datetime) -> bool:
-    """Whether an ended pod should have gone by now."""
-    since = pod.finished or pod.deletion
-    return pod.terminal and pod.deletion is not None and since is not None and now >= since + SOON
 
 
 def _version(run: Mapping[str, Any]) -> int:

@@ -238,6 +238,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="for all logs, which are kept then")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if sys.platform != "linux":
+        print("no figures: what the operator takes is read from /proc, on Linux", file=sys.stderr)
+        return _UNAVAILABLE
     try:
         for program in (CONTROL_PLANE, FAKE_NODES):
             if not program.is_built:

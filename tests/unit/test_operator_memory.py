@@ -73,13 +73,6 @@ def test_an_ended_pod_that_was_deleted_and_still_is_there_is_asked_about_soon() 
     assert memory.roll_call_is_due([held], NOW + SOON)
 
 
-def test_a_pod_that_has_just_ended_is_not_asked_about() -> None:
-    memory = Memory(called_at=NOW - ROLL_CALL / 2)
-    going = a_preempted_pod(deletion=NOW, exit_code=75, phase="Failed", finished=NOW)
-
-    assert not memory.roll_call_is_due([going], NOW)
-
-
 def test_a_job_that_was_made_is_there_before_a_watch_tells_of_it() -> None:
     memory, job = Memory(), a_job()
     memory.note_made(job)
