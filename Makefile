@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench chaos chaos-cluster deps crds clean
+.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster deps crds clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -29,7 +29,7 @@ WITH_ENGINE := --extra $(VLLM) --group model
 endif
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(SYNCED) ## Rewrite some documents with a small model into four formats (MODEL=..., ENGINE=echo)
 	@$(RUN) python examples/demo/demo.py --engine '$(ENGINE)' --model '$(MODEL)'
@@ -55,6 +55,9 @@ bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong r
 	$(RUN) python tests/bench/data_path.py $(ARGS)
 	$(RUN) python tests/bench/planning.py
 	PYTHONPATH=tests $(RUN) python tests/bench/look.py
+
+bench-operator: $(SYNCED) ## Measure the operator at 20 runs of 50 workers on a genuine control plane (Linux, Go)
+	@PYTHONPATH=tests $(RUN) python tests/bench/cluster_scale.py $(ARGS)
 
 chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of an undisturbed run
 	PYTHONPATH=tests $(RUN) python tests/chaos/storm.py --kills '$(KILLS)' $(ARGS)

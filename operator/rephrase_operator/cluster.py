@@ -101,8 +101,13 @@ class Cluster:
         if self._api is not None:
             await self._api.close()  # type: ignore[no-untyped-call]
 
-    async def create_job(self, job: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    async def create_job(
+        self, job: Mapping[str, Any], *, dry_run: bool = False
+    ) -> Mapping[str, Any]:
         """Create a Job; one of the same owner and template that is there already is as good.
+
+        Returns:
+            The Job as it is there.
 
         Raises:
             Refused: the API server will not have it.
@@ -112,23 +117,26 @@ class Cluster:
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         query = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
         try:
-            await self._request("POST", _JOBS.format(namespace=namespace), job, query=query)
+            path = _JOBS.format(namespace=namespace)
+            return _object(await self._request("POST", path, job, query=query))
         except Refused as refused:
             if refused.code != 409:
                 raise
-            await self._check_ours(namespace, name, job, dry_run=dry_run)
+            return await self._check_ours(namespace, name, job, dry_run=dry_run)
 
     async def _check_ours(
         self, namespace: str, name: str, job: Mapping[str, Any], *, dry_run: bool
-    ) -> None:
+    ) -> Mapping[str, Any]:
         path = f"{_JOBS.format(namespace=namespace)}/{name}"
-        found = (await self._request("GET", path))["metadata"]
-        owners = {owner["uid"] for owner in found.get("ownerReferences", [])}
+        found = _object(await self._request("GET", path))
+        meta = found["metadata"]
+        owners = {owner["uid"] for owner in meta.get("ownerReferences", [])}
         ours = {owner["uid"] for owner in job["metadata"]["ownerReferences"]}
-        if "deletionTimestamp" in found and not dry_run:
+        if "deletionTimestamp" in meta and not dry_run:
             raise ComingAndGoing(name)
-        if not owners & ours and "deletionTimestamp" not in found:
+        if not owners & ours and "deletionTimestamp" not in meta:
             raise NameTaken(f"Job {namespace}/{name} belongs to somebody else")
+        return found
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete this very Job and, in the background, its pods, which get their grace.

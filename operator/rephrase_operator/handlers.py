@@ -243,7 +243,7 @@ class Handlers:
             after = refused_status(before, cause, generation=generation, now=_now())
             await self._write(body, memory, before, after, interval=0)
             return
-        hashes, unreadable = self._template_hashes(run, jobs.get(key, ()))
+        hashes, unreadable = self._template_hashes(run, memory, jobs.get(key, ()))
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
@@ -391,26 +391,31 @@ class Handlers:
         return memory.refused
 
     def _template_hashes(
-        self, run: RephraseRun, jobs: Iterable[JobSeen]
-    ) -> tuple[dict[str, str], Cause | None]:
+        self, run: RephraseRun, memory: Memory, jobs: Iterable[JobSeen]
+    ) -> tuple[Mapping[str, str], Cause | None]:
         """Of the Jobs the spec asks for now: of each pool by its name, of the driver by "".
 
         And why none can be made of it: an overlay is no pod template. What runs then goes on, and is still
         counted, stopped and deleted.
         """
+        if memory.hashed_generation == run.metadata.generation:
+            return memory.hashes, None
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "": partial(driver_job, run, settings=self.settings)
         }
         for pool in run.spec.pools():
             makers[pool.name] = partial(self._worker_job, run, StartWorker(0, 1, pool.name, 0, ""))
         there = {job.pool: job.template_hash for job in jobs if job.owner == run.metadata.uid}
-        hashes, cause = {}, None
-        for pool_name, make in makers.items():
+        hashes: dict[str, str] = {}
+        cause = None
+        for name, make in makers.items():
             try:
-                hashes[pool_name] = template_hash(make())
+                hashes[name] = template_hash(make())
             except InvalidSpec as error:
-                hashes[pool_name] = there.get(pool_name, "")
+                hashes[name] = there.get(name, "")
                 cause = Cause(Reason.POD_TEMPLATE_REJECTED, str(error))
+        if cause is None:
+            memory.hashes, memory.hashed_generation = hashes, run.metadata.generation
         return hashes, cause
 
     def _worker_job(self, run: RephraseRun, action: StartWorker) -> dict[str, Any]:
@@ -447,11 +452,14 @@ class Handlers:
         result = "done"
         try:
             if isinstance(action, StartDriver):
-                await self._cluster.create_job(driver_job(run, settings=self.settings))
+                job = driver_job(run, settings=self.settings)
+                memory.note_made(job_seen(await self._cluster.create_job(job)))
             elif isinstance(action, StartWorker):
-                await self._cluster.create_job(self._worker_job(run, action))
+                job = self._worker_job(run, action)
+                memory.note_made(job_seen(await self._cluster.create_job(job)))
             elif isinstance(action, DeleteJob):
                 await self._cluster.delete_job(namespace, action.name, action.uid)
+                memory.made.pop(action.uid, None)
             elif isinstance(action, PutOffStop):
                 until = action.until.isoformat() if action.until is not None else None
                 told = {names.STOP_AT_ANNOTATION: until}

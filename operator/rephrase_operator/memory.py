@@ -16,7 +16,8 @@ from rephrase_operator.verdict import Cause
 
 ROLL_CALL = timedelta(seconds=60)
 SOON = timedelta(seconds=5)
-"""To the next roll call while somebody is missed, or an ended pod that was deleted still is there."""
+"""To the next roll call while somebody is missed, a Job is so old and no watch has told of it, or an ended
+pod that was deleted still is there."""
 
 
 @dataclass(slots=True)
@@ -27,9 +28,12 @@ class Memory:
         checked_generation: the last one whose Jobs the API server was asked about.
         checked_at: when that was.
         refused: what it said to that.
+        hashed_generation: the last one whose Jobs' templates were hashed.
+        hashes: of those templates, by pool.
         written_at: when the status was last written.
         gone: pods that were deleted and are not counted yet, by uid.
         counted: pods that a status has counted: one that is told to be gone after that is not counted again.
+        made: Jobs that were made and that no watch has told of yet, by uid.
         latest: the run as it was last written or read, if a watch has not told of that yet.
         called_at: when it was last asked which Jobs and pods there are.
         missed: those that were not there then: a watch may be about to tell.
@@ -42,9 +46,12 @@ class Memory:
     checked_generation: int | None = None
     checked_at: datetime | None = None
     refused: Cause | None = None
+    hashed_generation: int | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
     written_at: datetime | None = None
     gone: dict[str, PodSeen] = field(default_factory=dict)
     counted: set[str] = field(default_factory=set)
+    made: dict[str, JobSeen] = field(default_factory=dict)
     latest: Mapping[str, Any] | None = None
     called_at: datetime | None = None
     missed: set[str] = field(default_factory=set)
@@ -59,6 +66,10 @@ class Memory:
             self.latest = None
             return dict(body)  # kopf puts the next state into its own while we look
         return self.latest
+
+    def note_made(self, job: JobSeen) -> None:
+        """A Job is there: a watch that is behind must not have it made again."""
+        self.made[job.uid] = job
 
     def keep(self, pod: PodSeen, now: datetime) -> None:
         """A worker's pod is gone: keep it until it is counted."""
@@ -75,12 +86,14 @@ class Memory:
         for uid in before.settling:
             self.gone.pop(uid, None)
 
-    def roll_call_is_due(self, known: Iterable[JobSeen | PodSeen], now: datetime) -> bool:
-        """Whether it is time to ask which of these there are."""
+    def roll_call_is_due(self, known: Collection[JobSeen | PodSeen], now: datetime) -> bool:
+        """Whether it is time to ask which of these there are, and of the Jobs that were made."""
         if self.called_at is None:  # all was listed just now
             self.called_at = now
         held = any(isinstance(one, PodSeen) and one.terminal and one.deletion for one in known)
-        return now >= self.called_at + (SOON if held or self.missed else ROLL_CALL)
+        old = {uid for uid, job in self.made.items() if now >= job.created + SOON}
+        untold = bool(old) and not old <= {one.uid for one in known}
+        return now >= self.called_at + (SOON if held or untold or self.missed else ROLL_CALL)
 
     def call_roll(
         self, known: Iterable[JobSeen | PodSeen], there: Collection[str], now: datetime
@@ -96,7 +109,8 @@ class Memory:
             Those found out now.
         """
         self.called_at = now
-        missing = {one.uid: one for one in known if one.uid not in {*there, *self.vanished}}
+        either = {*there, *self.vanished}
+        missing = {one.uid: one for one in (*self.made.values(), *known) if one.uid not in either}
         found = [one for uid, one in missing.items() if uid in self.missed]
         self.missed = missing.keys() - self.missed
         self.vanished.update(one.uid for one in found)
@@ -108,7 +122,7 @@ class Memory:
     def children(
         self, before: RephraseRunStatus, jobs: Iterable[JobSeen], pods: Iterable[PodSeen]
     ) -> tuple[list[JobSeen], list[PodSeen]]:
-        """Jobs and pods to look at: those that are, and those that went and are not counted.
+        """Jobs and pods to look at: those that are, and pods that went and are not counted.
 
         Args:
             before: the status that the look starts from.
@@ -116,9 +130,13 @@ class Memory:
             pods: as watches told of them.
         """
         there = {pod.uid: pod for pod in pods if pod.uid not in self.vanished}
+        told = {job.uid: job for job in jobs}
+        self.made = {
+            uid: job for uid, job in self.made.items() if uid not in {*told, *self.vanished}
+        }
         past = self.counted.difference(before.settling)  # counted, and another saw it go
         return (
-            [job for job in jobs if job.uid not in self.vanished],
+            [job for job in {**self.made, **told}.values() if job.uid not in self.vanished],
             [pod for pod in {**self.gone, **there}.values() if pod.uid not in past],
         )
 

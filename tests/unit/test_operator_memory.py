@@ -1,5 +1,6 @@
 """What the operator knows between looks that no watch has told."""
 
+from dataclasses import replace
 from typing import Any
 
 from rephrase_api.v1alpha1.status import RephraseRunStatus
@@ -70,6 +71,27 @@ def test_an_ended_pod_that_was_deleted_and_still_is_there_is_asked_about_soon() 
     held = a_preempted_pod(deletion=NOW, exit_code=75, phase="Failed", finished=NOW)
 
     assert memory.roll_call_is_due([held], NOW + SOON)
+
+
+def test_a_job_that_was_made_is_there_before_a_watch_tells_of_it() -> None:
+    memory, job = Memory(), a_job()
+    memory.note_made(job)
+    told = replace(job, suspended=True)
+
+    assert memory.children(NOTHING, [], []) == ([job], [])
+    assert memory.children(NOTHING, [told], []) == ([told], [])
+    assert memory.children(NOTHING, [], []) == ([], []), "it was told, and then that it is gone"
+
+
+def test_a_job_that_was_made_and_that_no_watch_tells_of_is_asked_about_soon() -> None:
+    memory, job = Memory(called_at=NOW), a_job(created=NOW)
+    memory.note_made(job)
+
+    assert not memory.roll_call_is_due([job], NOW + SOON), "it was told"
+    assert memory.roll_call_is_due([], NOW + SOON)
+    memory.call_roll([], set(), NOW + SOON)
+    memory.call_roll([], set(), NOW + 2 * SOON)
+    assert memory.children(NOTHING, [], []) == ([], [])
 
 
 def test_a_pod_that_another_operator_has_counted_is_not_counted_again() -> None:

@@ -105,8 +105,11 @@ def always(response: Callable[[], web.Response]) -> Answer:
 
 
 async def test_a_job_of_ours_that_is_there_already_is_as_good_as_made(connected: Connect) -> None:
-    async with connected(conflict({"ownerReferences": [{"uid": "ours"}]})) as cluster:
-        await cluster.create_job(JOB)
+    there = {"uid": "first", "ownerReferences": [{"uid": "ours"}]}
+    async with connected(conflict(there)) as cluster:
+        found = await cluster.create_job(JOB)
+
+    assert found["metadata"] == there
 
 
 async def test_a_job_of_another_owner_is_named(connected: Connect) -> None:

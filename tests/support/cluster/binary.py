@@ -1,4 +1,4 @@
-"""Programs of the tests that are built from source with Go: the control plane, and an autoscaler.
+"""Programs of the tests that are built from source with Go: the control plane, an autoscaler, fake nodes.
 
 Each is built once and kept outside the clone, under a name that changes with its source and with Go.
 `python -m support.cluster.binary` does it by hand.
@@ -43,6 +43,7 @@ class GoProgram:
         minutes: that it takes to build from empty caches.
         given: environment variable: path of a binary built elsewhere, for machines without Go.
         tells: module of Kubernetes whose release it says is its own.
+        package: that is built, where it is not the folder's own.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class GoProgram:
     minutes: int
     given: str
     tells: str = ""
+    package: str = "."
 
     @property
     def module(self) -> Path:
@@ -123,13 +125,14 @@ class GoProgram:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         digest = hashlib.sha256(_version(self._go(), self.module).encode())
         for name in _SOURCES:
-            digest.update((self.module / name).read_bytes())
+            if (source := self.module / name).exists():
+                digest.update(source.read_bytes())
         return caches / "rephrase-tests" / f"{self.folder}-{digest.hexdigest()[:16]}"
 
     def _build(self, target: Path) -> None:
         half_built = target.with_suffix(".partial")
         flags = " ".join(["-s", "-w", *self._stamps()])
-        self._run("build", "-trimpath", "-ldflags", flags, "-o", str(half_built), ".")
+        self._run("build", "-trimpath", "-ldflags", flags, "-o", str(half_built), self.package)
         half_built.rename(target)
 
     def _stamps(self) -> Iterator[str]:
@@ -147,6 +150,10 @@ CONTROL_PLANE = GoProgram(
 """etcd, API server, controllers and scheduler in one binary."""
 AUTOSCALER = GoProgram("autoscaler", "the autoscaler", 3, "REPHRASE_AUTOSCALER")
 """Karpenter, with machines that are Node objects only and can be out of stock."""
+FAKE_NODES = GoProgram(
+    "fakenodes", "fake nodes", 2, "REPHRASE_FAKENODES", package="sigs.k8s.io/kwok/cmd/kwok"
+)
+"""kwok: nodes and pods that are objects only."""
 
 
 def kubernetes_version() -> str:
@@ -186,7 +193,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        for one in (CONTROL_PLANE, AUTOSCALER):
+        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES):
             sys.stdout.write(f"{one.binary()}\n")
     except NotBuilt as reason:
         sys.exit(str(reason))

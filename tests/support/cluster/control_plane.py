@@ -53,6 +53,12 @@ class Program:
         """Whether it lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of its process; it has been started."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, anew if it has ended."""
         # it dies with us, whatever we die of
@@ -92,11 +98,19 @@ class ControlPlane:
         folder: empty; for data, certificates and logs.
         node_grace_seconds: how long a node may be silent until it counts as lost. Kubernetes' own default
             is 50; nothing else about a cluster is quicker here than elsewhere.
+        flags: more of them, by program.
     """
 
-    def __init__(self, folder: Path, *, node_grace_seconds: int = 12) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node_grace_seconds: int = 12,
+        flags: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
         self._node_grace_seconds = node_grace_seconds
+        self._more_flags = flags
         for name in ("certificates", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         etcd, peers, secure, scheduler = free_ports(4)
@@ -162,7 +176,8 @@ class ControlPlane:
     # -- how each is started ----------------------------------------------------------------------
 
     def _program(self, name: str, flags: Sequence[str]) -> Program:
-        command = [str(CONTROL_PLANE.binary()), name, *flags]
+        more = flags_of(self._more_flags.get(name, {}))
+        command = [str(CONTROL_PLANE.binary()), name, *flags, *more]
         return Program(name, command, self.folder / "logs" / f"{name}.log")
 
     def _access(self, user: str, *groups: str) -> Access:
