@@ -211,7 +211,11 @@ def test_kubectl_scale_adds_and_drains_workers(runs: Runs, kubectl: Kubectl) -> 
     )
 
     assert run["status"]["disruptions"] == 0
-    assert [job["metadata"]["name"] for job in runs.jobs("worker")] == ["test-w000-1"]
+    (left,) = (job["metadata"]["name"] for job in runs.jobs("worker"))
+    assert left in {
+        "test-w000-1",
+        "test-w001-1",
+    }  # the slower of them went after the one that only began
 
 
 @pytest.mark.full
