@@ -426,6 +426,8 @@ BLOWS = (
 @contextmanager
 def ablaze(own: Own, name: str, seaweedfs: str, folder: Path) -> Iterator[tuple[Runs, Blows]]:
     """Three workers of a run that has begun, on nodes of its own; it must have come to a good end after."""
+    own.operator.stop()  # one that was killed often is started later and later, up to five minutes
+    own.operator.start()
     own.client.create(a_namespace(name))
     client = own.client.in_namespace(name)
     client.wait_for("serviceaccounts", "default", bool, "it is there")
