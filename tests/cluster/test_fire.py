@@ -460,7 +460,9 @@ def test_a_run_survives_all_of_it_in_any_order(
 
     # the killed worker and nothing else; none, if its pod went with its node while no operator was there
     assert run["status"]["workerFailures"] <= 1, run["status"].get("recentFailures")
-    assert run["status"]["disruptions"] >= 2
+    assert (
+        run["status"]["disruptions"] >= 1
+    )  # blows may meet in one worker, or the end comes before the last
 
 
 def test_a_run_survives_all_of_it_with_one_failure_counted_and_every_story_told(
