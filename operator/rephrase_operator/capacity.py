@@ -16,7 +16,7 @@ from rephrase_api.v1alpha1 import Pool, RephraseRun
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_operator.budget import hourly
 from rephrase_operator.observed import Observed, ready_pods, says_no_capacity
-from rephrase_operator.scaling import CARE, Pace, worth_starting
+from rephrase_operator.scaling import CARE, Pace, room, worth_starting
 
 PAUSE_SECONDS = 300
 """A pool is passed over for so long the first time, then twice as long, and so on."""
@@ -111,13 +111,9 @@ def _another(
     return any(
         other.name != pool.name
         and other.name not in passed_over
-        and count[other.name] < _room(run, other)
+        and count[other.name] < room(run, other)
         for other in run.spec.pools()
     )
-
-
-def _room(run: RephraseRun, pool: Pool) -> int:
-    return pool.max if pool.max is not None else run.spec.workers.max
 
 
 def _kept_a_node(pool: Pool, observed: Observed, last: Stockout, now: datetime) -> bool:
@@ -171,7 +167,7 @@ def dearer(
     pools = by_priority(run)
     for number, pool in enumerate(pools):
         last = short.get(pool.name)
-        if (last is not None and now < last.until) or count[pool.name] >= _room(run, pool):
+        if (last is not None and now < last.until) or count[pool.name] >= room(run, pool):
             continue
         if any(job.pool == pool.name and not observed.has_node(job) for job in jobs):
             return None  # one after the other
@@ -227,8 +223,8 @@ def spread(
     spread = Counter({pool.name: 0 for pool in pools})
 
     def give(pool: Pool, wanted: int) -> None:
-        room = _room(run, pool) - spread[pool.name]
-        spread[pool.name] += max(0, min(wanted - spread[pool.name], room, most - spread.total()))
+        free = room(run, pool) - spread[pool.name]
+        spread[pool.name] += max(0, min(wanted - spread[pool.name], free, most - spread.total()))
 
     for pool in open_:
         if pool.name not in short:

@@ -405,7 +405,7 @@ class _Workers:
         """
         extra: list[tuple[JobSeen, str]] = []
         for pool, mine in _by_pool(jobs).items():
-            mine.sort(key=lambda job: (self._is_running(job), self._rate(job), -job.slot))
+            mine.sort(key=lambda job: (self._observed.has_node(job), self._rate(job), -job.slot))
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             over = len(mine) - self.ceilings.get(pool, 0)
             extra += [(job, f"pool {pool}: {why}") for job in mine[: max(0, over)]]
@@ -414,7 +414,7 @@ class _Workers:
             free = [job for job in jobs if not job.units and job.name not in listed]
             extra += [(job, "the canary comes first") for job in free]
         gone = {job.name for job, _ in extra}
-        waiting = [job for job in jobs if not self._is_running(job) and job.name not in gone]
+        waiting = [job for job in jobs if not self._observed.has_node(job) and job.name not in gone]
         late = len(jobs) - len(gone) - max(1, self._left)
         waiting.sort(key=lambda job: -job.slot)
         extra += [(job, "too few units are left for it") for job in waiting[: max(0, late)]]
@@ -426,13 +426,10 @@ class _Workers:
         """Tokens per second of its worker, as the driver knows it."""
         return sum(self._rates.get(pod.uid, 0.0) for pod in self._pods[job.name])
 
-    def _is_running(self, job: JobSeen) -> bool:
-        return self._observed.has_node(job)
-
     def _outdated(self, jobs: list[JobSeen]) -> Iterable[DeleteJob]:
         """Workers of an older spec, a few at a time; those that do not run at once."""
         old = [job for job in jobs if job.template_hash != self._hashes.get(job.pool)]
-        running = [job for job in old if self._is_running(job)]
+        running = [job for job in old if self._observed.has_node(job)]
         # those that are renewed at this look count too
         new = [job for job in self.jobs if job.template_hash == self._hashes.get(job.pool)]
         unproven = sum(self._is_unproven(job) for job in new)

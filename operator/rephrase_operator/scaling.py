@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from statistics import median
 
 from rephrase_api.progress import WorkerProgress
-from rephrase_api.v1alpha1 import RephraseRun
+from rephrase_api.v1alpha1 import Pool, RephraseRun
 from rephrase_api.v1alpha1.status import CanaryStatus, RephraseRunStatus, ScalingStatus
 from rephrase_operator.observed import Observed, ready_pods
 
@@ -250,11 +250,15 @@ def wanted(
     )
 
 
+def room(run: RephraseRun, pool: Pool) -> int:
+    """The most workers that the spec allows in a pool."""
+    return pool.max if pool.max is not None else run.spec.workers.max
+
+
 def bounds(run: RephraseRun) -> tuple[int, int]:
     """The least and the most workers that the spec allows, all pools together."""
     pools = run.spec.pools()
-    room = sum(pool.max if pool.max is not None else run.spec.workers.max for pool in pools)
-    most = min(run.spec.workers.max, room)
+    most = min(run.spec.workers.max, sum(room(run, pool) for pool in pools))
     floor = max(run.spec.workers.min, sum(pool.min for pool in pools), 1)
     return min(floor, most), most
 
@@ -283,7 +287,7 @@ def settled_on(
     if before is None or before.target is None or before.reason == CANARY:
         return ScalingStatus(target=wish.workers, reason=wish.reason, message=wish.message)
     old = min(max(before.target, least), most)
-    if wish.reason == "Measuring":  # the rate was known, and will be again
+    if wish.reason == "Measuring":  # nothing is known that would change it
         return before.model_copy(update={"target": old})
     resting = before.changed_time is not None and now - before.changed_time < timedelta(
         seconds=COOL_DOWN_SECONDS
