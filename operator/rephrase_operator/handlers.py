@@ -338,7 +338,7 @@ class Handlers:
             (job for job in jobs if job.owner == uid),
             (pod for pod in pods if pod.run == uid),
         )
-        observed = Observed(mine, ours, None, {})
+        observed = Observed(mine, ours, None, {}, dict(memory.attempts))
         driver = observed.driver_pod
         progress = None
         if driver is not None and driver.phase == "Running" and driver.ip and driver.port:

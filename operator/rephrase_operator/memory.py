@@ -36,6 +36,7 @@ class Memory:
         made: Jobs that were made and that no watch has told of yet, by uid.
         latest: the run as it was last written or read, if a watch has not told of that yet.
         called_at: when it was last asked which Jobs and pods there are.
+        attempts: the highest seen of each slot; another operator's next Job may not be told of yet.
         missed: those that were not there then: a watch may be about to tell.
         vanished: Jobs and pods that no longer are, though no watch has told so.
         looked: whether there has been a look at the run.
@@ -54,6 +55,7 @@ class Memory:
     made: dict[str, JobSeen] = field(default_factory=dict)
     latest: Mapping[str, Any] | None = None
     called_at: datetime | None = None
+    attempts: dict[int, int] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)
     vanished: set[str] = field(default_factory=set)
     looked: bool = False
@@ -134,6 +136,8 @@ class Memory:
         self.made = {
             uid: job for uid, job in self.made.items() if uid not in {*told, *self.vanished}
         }
+        for job in {**self.made, **told}.values():
+            self.attempts[job.slot] = max(self.attempts.get(job.slot, 0), job.attempt)
         past = self.counted.difference(before.settling)  # counted, and another saw it go
         return (
             [job for job in {**self.made, **told}.values() if job.uid not in self.vanished],

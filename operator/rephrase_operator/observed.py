@@ -5,7 +5,7 @@ ended pod is judged (`Ending`) follows the Job controller and the kubelet of Kub
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -168,12 +168,14 @@ class Observed:
         pods: of the run; those lately gone too, as they were last seen.
         progress: the driver's word; None where it did not answer.
         warnings: what the Warning events about a Job or pod without progress say, by its uid: `telling`.
+        attempts: the highest that was seen of each slot, of Jobs that are gone too.
     """
 
     jobs: Sequence[JobSeen]
     pods: Sequence[PodSeen]
     progress: Progress | None
     warnings: Mapping[str, str]
+    attempts: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def driver_job(self) -> JobSeen | None:

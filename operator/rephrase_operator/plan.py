@@ -456,9 +456,9 @@ class _Workers:
             return
         have = Counter(job.pool for job in jobs)
         taken = {job.slot for job in jobs}
-        attempts = Counter[int]()
+        attempts = dict(self._observed.attempts)
         for job in self._observed.worker_jobs:
-            attempts[job.slot] = max(attempts[job.slot], job.attempt)
+            attempts[job.slot] = max(attempts.get(job.slot, 0), job.attempt)
         # with fewer units left than workers, those help each other, and a new one would come too late
         room = min(self._run.spec.workers.max, self._left) - len(taken)
         if self.worth is not None:
@@ -480,7 +480,7 @@ class _Workers:
                 avoid = tuple(sorted(self._avoid))
                 yield StartWorker(
                     slot,
-                    attempts[slot] + 1,
+                    attempts.get(slot, 0) + 1,
                     pool.name,
                     start,
                     reason,

@@ -73,6 +73,15 @@ def test_an_ended_pod_that_was_deleted_and_still_is_there_is_asked_about_soon() 
     assert memory.roll_call_is_due([held], NOW + SOON)
 
 
+def test_attempts_of_a_slot_are_remembered_when_its_jobs_are_gone() -> None:
+    memory = Memory()
+
+    memory.children(NOTHING, [a_job(0, 4), a_job(1, 2)], [])
+    memory.children(NOTHING, [a_job(1, 1)], [])
+
+    assert memory.attempts == {0: 4, 1: 2}
+
+
 def test_a_job_that_was_made_is_there_before_a_watch_tells_of_it() -> None:
     memory, job = Memory(), a_job()
     memory.note_made(job)

@@ -225,6 +225,12 @@ def test_a_free_slot_is_used_with_the_attempt_after_the_highest_seen() -> None:
     assert started(found) == [(1, 5, "default")]
 
 
+def test_two_operators_give_the_next_job_of_a_slot_one_name_though_its_last_is_gone() -> None:
+    there = replace(with_driver(), attempts={0: 4})
+
+    assert started(planned(a_run(workers={"max": 1}), there)) == [(0, 5, "default")]
+
+
 # -- renewals --
 
 
