@@ -145,7 +145,10 @@ class Handlers:
 
     async def index_job(self, *, body: kopf.Body, **_: Any) -> dict[Key, JobSeen]:  # noqa: ANN401
         """Jobs by run."""
-        return {_key_of_child(body): job_seen(body)}
+        seen = job_seen(body)
+        if memory := self._memories.get(seen.owner):
+            memory.note_attempt(seen)
+        return {_key_of_child(body): seen}
 
     async def index_pod(self, *, body: kopf.Body, **_: Any) -> dict[Key, PodSeen]:  # noqa: ANN401
         """Pods by run."""
