@@ -68,7 +68,7 @@ chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty ran
 deps: ## Install Debian packages that the tests need (none so far)
 	@echo 'deps: nothing to install; the tests need no Debian packages'
 
-crds: $(SYNCED) ## Write crds/ anew from the API models
+crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write
 
 clean: ## Remove environment, tools, caches and the demo's folder from the checkout
