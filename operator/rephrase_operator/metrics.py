@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from rephrase_api.v1alpha1.conditions import ConditionStatus
+from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.status import Cost, RephraseRunStatus, TokenCounts
 from rephrase_operator.observed import Ending, PodSeen
 
 _RUN = ("namespace", "run")
 _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
+_NO_DRIVER = {Reason.FINISHED, Reason.SUSPENDED, Reason.BUDGET_EXHAUSTED}
 Series = tuple[Gauge, tuple[str, ...], float]
 
 
@@ -90,6 +91,10 @@ class Metrics:
             "1 where the condition has this status (True, False, Unknown), else 0.",
             "type",
             "status",
+        )
+        self._driver = self._gauge(
+            "driver_reachable",
+            "1 where the driver answered the last time, 0 where it did not; no series where none is needed.",
         )
         self._last_progress = self._gauge(
             "last_progress_timestamp_seconds", "When a unit or a checkpoint was last written."
@@ -256,6 +261,8 @@ class Metrics:
             yield self._disruptions, (settled.name,), settled.disruptions
             yield self._failures, (settled.name,), settled.failures
         for one in status.conditions:
+            if one.type == ConditionType.PROGRESSING and one.reason not in _NO_DRIVER:
+                yield self._driver, (), one.reason != Reason.DRIVER_UNREACHABLE
             for state in ConditionStatus:
                 yield self._condition, (one.type, state.value), one.status is state
 

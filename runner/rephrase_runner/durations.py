@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
-UNIT_SECONDS = (30.0, 120.0, 600.0, 3600.0)
+UNIT_SECONDS = (120.0, 600.0)
 
 
 class Durations:

@@ -6,7 +6,7 @@ ledger.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from rephrase_runner.durations import Durations
 from rephrase_runner.engines.vllm_metrics import passed_on
+from rephrase_runner.openings import Openings
 from rephrase_runner.store import Store
 from rephrase_runner.vitals import Vitals
 
@@ -67,11 +68,11 @@ class ProcessMetrics(Collector):
 def _of_store(store: Store) -> Iterator[Metric]:
     requests = SummaryMetricFamily(
         "rephrase_store_request_duration_seconds",
-        "Time of requests to the output, retries included, by op (put, get, list, delete).",
+        "Time of requests to the output, retries included, by op (put, get, list).",
         labels=("op",),
     )
-    for op, took in store.durations.items():
-        requests.add_metric((op,), took.count, took.total)
+    for op in ("put", "get", "list"):
+        requests.add_metric((op,), store.durations[op].count, store.durations[op].total)
     yield requests
     yield _counter(
         "rephrase_store_errors",
@@ -129,6 +130,15 @@ def _of_worker(vitals: Vitals, now: float) -> Iterator[Metric]:
         (),
         [((), vitals.leases_expired)],
     )
+    shares = GaugeMetricFamily(
+        "rephrase_commonest_opening_ratio",
+        "Share of the most common first ten characters among the last thousand rewrites, by prompt; no "
+        "series before there are a hundred.",
+        labels=("prompt",),
+    )
+    for prompt, share in sorted(_openings(vitals.openings).items()):
+        shares.add_metric((prompt,), share)
+    yield shares
     yield _histogram(
         "rephrase_unit_duration_seconds",
         "Time from the claim of a unit to its commit.",
@@ -137,12 +147,30 @@ def _of_worker(vitals: Vitals, now: float) -> Iterator[Metric]:
 
 
 def _few_prompts(outcomes: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    prompts = sorted({prompt for prompt, _ in outcomes})
-    named = prompts if len(prompts) <= MOST_PROMPTS else prompts[: MOST_PROMPTS - 1]
+    shown = _shown({prompt for prompt, _ in outcomes})
     few: Counter[tuple[str, str]] = Counter()
     for (prompt, outcome), count in outcomes.items():
-        few[prompt if prompt in named else OTHER_PROMPTS, outcome] += count
+        few[shown[prompt], outcome] += count
     return few
+
+
+def _openings(openings: Mapping[str, Openings]) -> dict[str, float]:
+    """Shares by prompt; the highest of those that are shown together."""
+    shown = _shown(openings.keys())
+    found: dict[str, float] = {}
+    for prompt, seen in openings.items():
+        if (share := seen.commonest_share) is not None:
+            found[shown[prompt]] = max(share, found.get(shown[prompt], 0.0))
+    return found
+
+
+def _shown(prompts: Set[str]) -> dict[str, str]:
+    """Value of the label for each prompt."""
+    few = MOST_PROMPTS if len(prompts) <= MOST_PROMPTS else MOST_PROMPTS - 1
+    return {
+        prompt: prompt if place < few else OTHER_PROMPTS
+        for place, prompt in enumerate(sorted(prompts))
+    }
 
 
 def _counter(

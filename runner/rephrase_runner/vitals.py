@@ -1,10 +1,11 @@
 """What a worker tells about itself in its heartbeats: phase, counters, rate, seconds by phase."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rephrase_runner.durations import UNIT_SECONDS, Durations
+from rephrase_runner.openings import Openings
 from rephrase_runner.records import Commit
 
 _REMEMBERED_COMMITS = 32
@@ -30,6 +31,8 @@ class Vitals:
         """By kind (prompt, completion) and outcome (committed, discarded)."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Committed samples by prompt and outcome."""
+        self.openings: defaultdict[str, Openings] = defaultdict(Openings)
+        """Of the last rewrites, by prompt."""
         self.unit_durations = Durations(UNIT_SECONDS)
         self.leases_expired = 0
         """Units taken over from workers that fell silent."""

@@ -50,6 +50,9 @@ def a_worker(
             seconds=40.0,
         )
     )
+    for prompt in counts:
+        for _ in range(100):
+            vitals.openings[prompt].add("Problem: a rewrite")
     store = Store(str(folder), create=True)
     return ProcessMetrics(lambda: store, vitals, lambda: 10.0)
 
