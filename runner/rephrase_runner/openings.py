@@ -1,7 +1,7 @@
-"""How alike the last rewrites of a prompt begin: one that has collapsed to a template begins them all alike.
+"""How alike the last rewrites of a prompt begin: a model that has collapsed begins them all alike. Pure.
 
-Pure. The share of the most common opening among the last ones is a warning, no verdict: tables and FAQs
-begin alike by design.
+The share of the most common opening among the last ones is a warning, no verdict: tables and FAQs begin
+alike by design.
 """
 
 from collections import Counter, deque
