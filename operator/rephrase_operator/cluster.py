@@ -143,6 +143,20 @@ class Cluster:
             raise NameTaken(f"Job {namespace}/{name} belongs to somebody else")
         return found
 
+    async def get_job(self, namespace: str, name: str, uid: str) -> Mapping[str, Any] | None:
+        """A Job as it is now; None if it, or whoever has its name, is another.
+
+        Raises:
+            Refused: the API server does not say.
+        """
+        try:
+            found = await self._request("GET", f"{_JOBS.format(namespace=namespace)}/{name}")
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+            return None
+        return _object(found) if found["metadata"]["uid"] == uid else None
+
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete this very Job and, in the background, its pods, which get their grace.
 

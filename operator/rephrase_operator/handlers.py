@@ -40,7 +40,15 @@ from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.look import decide
 from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
-from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen, telling
+from rephrase_operator.observed import (
+    JobSeen,
+    Observed,
+    PodSeen,
+    doubtful,
+    job_seen,
+    pod_seen,
+    telling,
+)
 from rephrase_operator.plan import (
     Action,
     DeleteJob,
@@ -138,7 +146,10 @@ class Handlers:
 
     async def index_job(self, *, body: kopf.Body, **_: Any) -> dict[Key, JobSeen]:  # noqa: ANN401
         """Jobs by run."""
-        return {_key_of_child(body): job_seen(body)}
+        seen = job_seen(body)
+        if memory := self._memories.get(seen.owner):
+            memory.note_attempt(seen)
+        return {_key_of_child(body): seen}
 
     async def index_pod(self, *, body: kopf.Body, **_: Any) -> dict[Key, PodSeen]:  # noqa: ANN401
         """Pods by run."""
@@ -342,12 +353,26 @@ class Handlers:
             (pod for pod in pods if pod.run == uid),
         )
         observed = Observed(mine, ours, None, {}, dict(memory.attempts))
+        in_doubt = doubtful(observed, settled=before.settling)
+        if in_doubt:
+            observed = replace(observed, jobs=await self._read_anew(mine, in_doubt, run, memory))
         driver = observed.driver_pod
         progress = None
         if driver is not None and driver.phase == "Running" and driver.ip and driver.port:
             progress = await self._drivers.progress(driver.ip, driver.port)
         warnings = await self._warnings(run.metadata.namespace or "", observed)
         return replace(observed, progress=progress, warnings=warnings)
+
+    async def _read_anew(
+        self, jobs: Iterable[JobSeen], in_doubt: Iterable[JobSeen], run: RephraseRun, memory: Memory
+    ) -> list[JobSeen]:
+        """The Jobs, with those in doubt as the API server has them now."""
+        namespace = run.metadata.namespace or ""
+        asked = {job.uid: self._cluster.get_job(namespace, job.name, job.uid) for job in in_doubt}
+        found = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        memory.vanished.update(uid for uid, job in found.items() if job is None)
+        latest = {uid: job_seen(job) for uid, job in found.items() if job is not None}
+        return [latest.get(job.uid, job) for job in jobs if job.uid not in memory.vanished]
 
     async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
         """Why Jobs have no pod, pods no node, and containers do not start, for some that wait a while."""

@@ -133,6 +133,20 @@ async def test_deleting_what_is_gone_or_another_by_now_is_fine(
         await cluster.delete_job("here", "run-driver", "uid")
 
 
+async def test_a_job_that_is_gone_or_another_by_now_is_none(connected: Connect) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.endswith("/gone"):
+            return web.json_response({}, status=404)
+        return web.json_response({"metadata": {"name": "run-w000-1", "uid": "its-own"}})
+
+    async with connected(answer) as cluster:
+        found = await cluster.get_job("here", "run-w000-1", "its-own")
+        assert found is not None
+        assert found["metadata"]["uid"] == "its-own"
+        assert await cluster.get_job("here", "run-w000-1", "of-the-last") is None
+        assert await cluster.get_job("here", "gone", "its-own") is None
+
+
 async def test_a_job_is_deleted_with_its_pods_and_only_that_very_job(connected: Connect) -> None:
     bodies: list[Any] = []
 
