@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -231,6 +232,7 @@ async def _make_worker(
         max_model_length=record.resolved.max_model_length,
         gpus=launch.gpus,
     ).with_args(launch.engine_args)
+    settings = replace(settings, statistics=bool(launch.pod_uid))  # only a pod is scraped
     kept = schema_from_text(plan.kept_schema)
     source = StorageOptions.of(launch.source_storage, launch.source_credentials)
 
