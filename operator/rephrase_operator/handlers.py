@@ -36,6 +36,7 @@ from rephrase_operator.cluster import (
 )
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
+from rephrase_operator.expected import expected_rate
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.limits import not_allowed
 from rephrase_operator.look import decide
@@ -90,7 +91,7 @@ class Handlers:
         self.settings = settings
         self.metrics = Metrics()
         self._price_file = PriceFile(settings.prices)
-        self._cluster = Cluster()
+        self._cluster = Cluster(self.metrics.request)
         self._drivers = DriverClient()
         self._memories: dict[str, Memory] = {}
         self._last_look: datetime | None = None
@@ -142,7 +143,10 @@ class Handlers:
 
     async def index_job(self, *, body: kopf.Body, **_: Any) -> dict[Key, JobSeen]:  # noqa: ANN401
         """Jobs by run."""
-        return {_key_of_child(body): job_seen(body)}
+        seen = job_seen(body)
+        if memory := self._memories.get(seen.owner):
+            memory.note_attempt(seen)
+        return {_key_of_child(body): seen}
 
     async def index_pod(self, *, body: kopf.Body, **_: Any) -> dict[Key, PodSeen]:  # noqa: ANN401
         """Pods by run."""
@@ -269,6 +273,7 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
+        self.metrics.transition(before, after, look.settlement.ended)
         memory.let_go(before)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
@@ -276,6 +281,7 @@ class Handlers:
             after,
             budget=(budget.amount, budget.currency) if budget is not None else None,
             deadline=deadline.timestamp() if deadline is not None else None,
+            expected_rate=expected_rate(look),
         )
 
     def prices_of(self, run: RephraseRun) -> PoolPrices:
@@ -496,7 +502,7 @@ class Handlers:
             if refused.for_good:
                 memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
                 memory.refused = Cause(Reason.POD_TEMPLATE_REJECTED, refused.message)
-        self.metrics.api_requests.labels(kind, result).inc()
+        self.metrics.actions.labels(kind, result).inc()
         logger.info("action", extra={"run": name, "action": str(action), "result": result})
         return result == "done"
 
