@@ -65,8 +65,9 @@ chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of
 chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty random orders
 	$(RUN) pytest -m '' tests/cluster/test_fire.py -k survives_all_of_it $(ARGS)
 
-deps: ## Install Debian packages that the tests need (none so far)
-	@echo 'deps: nothing to install; the tests need no Debian packages'
+deps: ## Install Debian packages that the tests need: prometheus (as root)
+	@command -v prometheus promtool >/dev/null || { apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends prometheus; }
 
 crds: $(SYNCED) ## Write crds/ anew from the API models
 	$(RUN) rephrase-crds --write
