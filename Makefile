@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster deps crds clean
+.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster deps crds dashboards clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -50,6 +50,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 	$(RUN) mypy --no-error-summary
 	$(RUN) lint-imports --no-logo
 	$(RUN) rephrase-crds --check
+	$(RUN) python helm/dashboards.py --check
 
 bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
@@ -72,13 +73,16 @@ deps: ## Install Debian packages that the tests need: prometheus (as root)
 crds: $(SYNCED) ## Write crds/ anew from the API models
 	$(RUN) rephrase-crds --write
 
+dashboards: $(SYNCED) ## Write the chart's dashboards anew from helm/dashboards.py
+	$(RUN) python helm/dashboards.py --write
+
 clean: ## Remove environment, tools, caches and the demo's folder from the checkout
 	rm -rf .venv .tools .cache demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find operator runner tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(SYNCED): pyproject.toml uv.lock | $(UV)
 	@$(if $(WITH_ENGINE),:,echo 'no vLLM for this machine: make demo ENGINE=echo; the engine tests are skipped')
-	$(UV) sync --locked --extra runner --extra operator $(WITH_ENGINE) --group readers --group peers --group helm
+	$(UV) sync --locked --extra runner --extra operator $(WITH_ENGINE) --group readers --group peers --group helm --group dashboards
 	@rm -f .venv/.synced-* && touch $@
 
 $(OWN_UV):
