@@ -1,7 +1,7 @@
 """The dashboards of the chart as code: `python helm/dashboards.py --write` or `--check`.
 
-What a panel asks and says is data; `board` makes Grafana's JSON of it. A run's value is the maximum of what all
-operators tell: while one follows another, Prometheus may hold the series of both.
+What a panel asks and says is data; `board` makes Grafana's JSON of it. A run's value is the maximum of what
+all operators tell: while one follows another, Prometheus may hold the series of both.
 """
 
 import sys
