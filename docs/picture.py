@@ -2,7 +2,7 @@
 
     REPHRASE_PICTURE=docs/runs.svg .venv/bin/pytest -m '' tests/cluster/test_observed.py
 
-lets a real Prometheus scrape real runs and calls this with what it answered.
+lets a real Prometheus scrape real runs and hands this what it answered.
 """
 
 import json
@@ -90,5 +90,4 @@ def _stretches(points: Sequence[Point]) -> Iterator[list[Point]]:
 
 
 if __name__ == "__main__":
-    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    Path(sys.argv[2]).write_text(draw(asked), encoding="utf-8")
+    Path(sys.argv[1]).write_text(draw(json.load(sys.stdin)), encoding="utf-8")
