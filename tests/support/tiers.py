@@ -94,6 +94,12 @@ def uvx_missing() -> str:
     return "" if uvx() else "not on PATH: uvx"
 
 
+def promtool_missing() -> str:
+    """Why no Prometheus can be asked, empty if it can; one package has both programs."""
+    missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
+    return f"not on PATH: {', '.join(missing)} (Debian package prometheus)" if missing else ""
+
+
 PEERS: dict[str, Callable[[], str]] = {
     "engine": engine_missing,
     "s3": s3_missing,
@@ -103,6 +109,7 @@ PEERS: dict[str, Callable[[], str]] = {
     "kubectl": kubectl_missing,
     "helm": helm_missing,
     "uvx": uvx_missing,
+    "promtool": promtool_missing,
 }
 """What tests may need, and why it is not there."""
 _FIXTURES = {
