@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from aiohttp import web
 
@@ -115,7 +115,7 @@ class Hub:
         if path.endswith(".parquet"):  # as those in large file storage: elsewhere
             raise web.HTTPFound(
                 f"{self.endpoint.replace('127.0.0.1', 'localhost')}/bytes/{repository.partition('/')[2]}"
-                f"/{commit}/{path}",
+                f"/{commit}/{quote(path)}",
                 headers=headers,
             )
         etag = hashlib.sha1(data, usedforsecurity=False).hexdigest()

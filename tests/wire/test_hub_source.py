@@ -1,5 +1,6 @@
 """Sources on the hub: pinned when they are listed, read in ranges, refused in sentences."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,7 @@ from huggingface_hub import constants
 
 from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError
 from rephrase_api.v1alpha1.source import Source
-from rephrase_runner.listing import Files, Listing, list_files
+from rephrase_runner.listing import Files, ListedFile, Listing, list_files
 from rephrase_runner.store import StorageOptions
 from support.hub import Hub, hub
 
@@ -41,6 +42,19 @@ async def served() -> AsyncIterator[Hub]:
 async def listing(served: Hub, uri: str, *, credentials: str = "", **changes: object) -> Listing:
     options = StorageOptions(served.endpoint, allow_http=True, credentials=credentials)
     return await list_files(Source.model_validate({"uri": uri, **changes}), options)
+
+
+async def read(
+    served: Hub, file: ListedFile, *, start: int = 0, size: int = -1, credentials: str = ""
+) -> bytes:
+    options = StorageOptions(served.endpoint, allow_http=True, credentials=credentials)
+
+    def in_thread() -> bytes:
+        reader = Files(options).open(file)
+        reader.seek(start)
+        return reader.read(size)
+
+    return await asyncio.to_thread(in_thread)
 
 
 async def test_a_folder_means_its_files_in_the_commit_that_is_the_newest_now(served: Hub) -> None:
@@ -99,13 +113,11 @@ async def test_files_are_read_in_ranges_of_the_planned_commit_whatever_comes_lat
     found = await listing(served, f"hf://{NAME}/sample/10BT")
     served.push(NAME, {"sample/10BT/000 a.parquet": b"another!!!"})
 
-    reader = Files(StorageOptions(served.endpoint, allow_http=True)).open(found.files[0])
-    reader.seek(3)
+    part = await read(served, found.files[0], start=3, size=4)
+    odd = await read(served, found.files[1])
 
-    assert reader.read(4) == b"3456"
-    assert served.sent == {"sample/10BT/000 a.parquet": 4}
-    odd = Files(StorageOptions(served.endpoint, allow_http=True)).open(found.files[1])
-    assert odd.read() == b"abc"
+    assert (part, odd) == (b"3456", b"abc")
+    assert served.sent["sample/10BT/000 a.parquet"] == 4
 
 
 async def test_a_token_is_sent_to_the_hub_and_to_nobody_else(
@@ -115,10 +127,9 @@ async def test_a_token_is_sent_to_the_hub_and_to_nobody_else(
     served.gated = {NAME}
     folder = tmp_path_factory.mktemp("secret")
     (folder / "HF_TOKEN").write_text(f"{served.token}\n")
-    options = StorageOptions(served.endpoint, allow_http=True, credentials=str(folder))
 
     found = await listing(served, f"hf://{NAME}/sample/100BT", credentials=str(folder))
-    data = Files(options).open(found.files[0]).read()
+    data = await read(served, found.files[0], credentials=str(folder))
 
     assert data == b"ghi"
     told = {path.partition("/")[0]: key for path, key in served.authorizations}
@@ -162,7 +173,7 @@ async def test_a_token_that_is_refused_later_ends_reading(served: Hub) -> None:
     served.gated = {NAME}
 
     with pytest.raises(AccessRefused, match="access denied"):
-        Files(StorageOptions(served.endpoint, allow_http=True)).open(found.files[0]).read()
+        await read(served, found.files[0])
 
 
 async def test_a_parquet_file_is_opened_by_its_footer(served: Hub) -> None:
@@ -171,9 +182,8 @@ async def test_a_parquet_file_is_opened_by_its_footer(served: Hub) -> None:
     served.push(NAME, {"a.parquet": out.getvalue()})
     (file,) = (await listing(served, f"hf://{NAME}")).files
 
-    metadata = pq.ParquetFile(
-        Files(StorageOptions(served.endpoint, allow_http=True)).open(file)
-    ).metadata
+    files = Files(StorageOptions(served.endpoint, allow_http=True))
+    metadata = await asyncio.to_thread(lambda: pq.ParquetFile(files.open(file)).metadata)
 
     assert metadata.num_rows == 50_000
     assert served.sent["a.parquet"] <= 64 << 10 < len(out.getvalue())
