@@ -145,6 +145,8 @@ class Answerer:
 
     def _record(self, holding: Holding, sample: Sample) -> None:
         holding.add(sample)
+        if sample.status is Status.WRITTEN:
+            self._vitals.openings[sample.key.prompt].add(sample.text)
         self._vitals.sample(
             sample.prompt_tokens,
             sample.completion_tokens,

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from rephrase_api.errors import (
 from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
-from rephrase_runner import engines
+from rephrase_runner import engines, openings
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request, RequestFailed
 from rephrase_runner.job import Job, Pace
@@ -237,9 +238,11 @@ async def _make_worker(
         args=launch.engine_args,
         base_url=launch.endpoint,
         api_key_file=launch.api_key_file,
+        statistics=bool(launch.pod_uid),  # only a pod is scraped
     )
     kept = schema_from_text(plan.kept_schema)
     source = StorageOptions.of(launch.source_storage, launch.source_credentials)
+    documents = plan.rows * Decimal(spec.source.sample.fraction)
 
     def compiled(engine: Engine) -> tuple[CompiledPrompt, ...]:
         system_message = record.resolved.system_message
@@ -262,6 +265,10 @@ async def _make_worker(
             rollouts={prompt.name: prompt.rollouts for prompt in record.resolved.prompts},
             kept=kept,
             include_source_text=spec.output.include_source_text,
+            openings_below={
+                prompt.name: openings.bound(round(documents * prompt.rollouts))
+                for prompt in record.resolved.prompts
+            },
             request_attempts=launch.request_attempts,
             engine_kills=launch.engine_kills,
             engine_rebuilds=launch.engine_rebuilds,
