@@ -19,6 +19,7 @@ import pytest
 
 from support.cluster.binary import AUTOSCALER, CONTROL_PLANE
 from support.helm import helm_missing, kubectl
+from support.tools import uvx
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -94,6 +95,11 @@ def promtool_missing() -> str:
     return f"not on PATH: {', '.join(missing)} (Debian package prometheus)" if missing else ""
 
 
+def uvx_missing() -> str:
+    """Why no tool can be run in an environment of its own, empty if one can."""
+    return "" if uvx() else "not on PATH: uvx"
+
+
 PEERS: dict[str, Callable[[], str]] = {
     "engine": engine_missing,
     "s3": s3_missing,
@@ -103,6 +109,7 @@ PEERS: dict[str, Callable[[], str]] = {
     "kubectl": kubectl_missing,
     "helm": helm_missing,
     "promtool": promtool_missing,
+    "uvx": uvx_missing,
 }
 """What tests may need, and why it is not there."""
 _FIXTURES = {
