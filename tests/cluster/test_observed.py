@@ -27,7 +27,7 @@ from support.cluster.runs import QUICK, Runs
 from support.cluster.wire import Object
 from support.live_prometheus import Line, Prometheus
 from support.manifests import echo
-from support.monitors import jobs
+from support.monitors import discovery, jobs
 from support.queries import FILES, ROOT, alerts, panels
 from support.s3 import S3
 from support.waiting import wait_until
@@ -66,7 +66,10 @@ def prometheus(cluster: Any, tmp_path: Path) -> Iterator[Prometheus]:  # noqa: A
     groups = yaml.safe_load((FILES / "rules.yaml").read_text(encoding="utf-8"))["groups"]
     folder = tmp_path / "prometheus"
     folder.mkdir()
-    with Prometheus(folder, jobs(SYSTEM, cluster.kubeconfig), rules=quicker(groups)) as server:
+    with (
+        discovery(cluster.client()) as pods,
+        Prometheus(folder, jobs(SYSTEM, pods), rules=quicker(groups)) as server,
+    ):
         yield server
 
 

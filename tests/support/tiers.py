@@ -89,15 +89,15 @@ def kubectl_missing() -> str:
     return "" if kubectl() else "not on PATH: kubectl"
 
 
-def uvx_missing() -> str:
-    """Why no tool can be run in an environment of its own, empty if one can."""
-    return "" if uvx() else "not on PATH: uvx"
-
-
 def promtool_missing() -> str:
     """Why no Prometheus can be asked, empty if it can; one package has both programs."""
     missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
     return f"not on PATH: {', '.join(missing)} (Debian package prometheus)" if missing else ""
+
+
+def uvx_missing() -> str:
+    """Why no tool can be run in an environment of its own, empty if one can."""
+    return "" if uvx() else "not on PATH: uvx"
 
 
 PEERS: dict[str, Callable[[], str]] = {
@@ -108,8 +108,8 @@ PEERS: dict[str, Callable[[], str]] = {
     "karpenter": AUTOSCALER.missing,
     "kubectl": kubectl_missing,
     "helm": helm_missing,
-    "uvx": uvx_missing,
     "promtool": promtool_missing,
+    "uvx": uvx_missing,
 }
 """What tests may need, and why it is not there."""
 _FIXTURES = {
