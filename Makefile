@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster deps crds images push-images clean
+.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster test-containers deps deps-containers crds images push-images clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -74,8 +74,16 @@ chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of
 chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty random orders
 	$(RUN) pytest -m '' tests/cluster/test_fire.py -k survives_all_of_it $(ARGS)
 
+test-containers: $(SYNCED) ## Images, chart and a run on a genuine kubelet and containerd (root; make deps-containers)
+	$(RUN) pytest -m '' tests/containers $(ARGS)
+
 deps: ## Install Debian packages that the tests need (none so far)
 	@echo 'deps: nothing to install; the tests need no Debian packages'
+
+deps-containers: ## Install the Debian packages that test-containers needs
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends buildah containerd \
+	  containernetworking-plugins debootstrap dnsmasq-base iproute2 iptables nftables procps runc util-linux
 
 crds: $(SYNCED) ## Write crds/ anew from the API models
 	$(RUN) rephrase-crds --write
