@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -76,9 +76,14 @@ class ComingAndGoing(Exception):
 
 
 class Cluster:
-    """A connection to the API server; use as an async context manager."""
+    """A connection to the API server.
 
-    def __init__(self) -> None:
+    Args:
+        answered: told method and HTTP status of each request; 0 = no answer.
+    """
+
+    def __init__(self, answered: Callable[[str, int], None] = lambda _method, _code: None) -> None:
+        self.answered = answered
         self._slots = asyncio.Semaphore(MOST_AT_ONCE)
         self._api: client.ApiClient | None = None
         self._not_before = 0.0
@@ -137,6 +142,20 @@ class Cluster:
         if not owners & ours and "deletionTimestamp" not in meta:
             raise NameTaken(f"Job {namespace}/{name} belongs to somebody else")
         return found
+
+    async def get_job(self, namespace: str, name: str, uid: str) -> Mapping[str, Any] | None:
+        """A Job as it is now; None if it, or whoever has its name, is another.
+
+        Raises:
+            Refused: the API server does not say.
+        """
+        try:
+            found = await self._request("GET", f"{_JOBS.format(namespace=namespace)}/{name}")
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+            return None
+        return _object(found) if found["metadata"]["uid"] == uid else None
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete this very Job and, in the background, its pods, which get their grace.
@@ -332,7 +351,9 @@ class Cluster:
                 response = await self._api.call_api(*serialized, _request_timeout=_REQUEST_SECONDS)
                 data = await response.read()  # type: ignore[no-untyped-call]
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self.answered(method, 0)
                 raise Refused(0, f"the API server does not answer: {error!r}") from error
+        self.answered(method, response.status)
         if response.status in {429, 503}:
             self._not_before = clock() + _seconds(response.headers.get("Retry-After"))
         try:

@@ -25,6 +25,7 @@ from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.claims import MANAGED_BY, Claim, Key, ahead, claim_of, holder
 from rephrase_operator.cluster import (
     Cluster,
     ComingAndGoing,
@@ -35,11 +36,21 @@ from rephrase_operator.cluster import (
 )
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
+from rephrase_operator.expected import expected_rate
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
+from rephrase_operator.limits import not_allowed
 from rephrase_operator.look import decide
 from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
-from rephrase_operator.observed import JobSeen, Observed, PodSeen, job_seen, pod_seen, telling
+from rephrase_operator.observed import (
+    JobSeen,
+    Observed,
+    PodSeen,
+    doubtful,
+    job_seen,
+    pod_seen,
+    telling,
+)
 from rephrase_operator.plan import (
     Action,
     DeleteJob,
@@ -57,7 +68,6 @@ from rephrase_operator.verdict import Cause, true_condition
 logger = logging.getLogger(__name__)
 _RUN_RESOURCE = (names.GROUP, names.VERSION, names.PLURAL)
 _OURS = {names.RUN_LABEL: kopf.PRESENT}
-_MANAGED_BY = f"{names.GROUP}/operator"
 _BLOCKED_SECONDS = 3
 """A Job without a pod for so long is asked for the reason."""
 _MOST_QUESTIONS = 5
@@ -65,10 +75,6 @@ _CHECK_AGAIN_SECONDS = 15
 """After the API server has refused the Jobs of a spec."""
 _GRACE_AFTER_GRACE_SECONDS = 30
 _STUCK_SECONDS = 120
-Key = tuple[str, str]
-"""Namespace and name."""
-Claim = tuple[bool, str, Key, str]
-"""On an output: not accepted yet, when made, whose, its uid; the least one has it."""
 
 
 class Handlers:
@@ -85,7 +91,7 @@ class Handlers:
         self.settings = settings
         self.metrics = Metrics()
         self._price_file = PriceFile(settings.prices)
-        self._cluster = Cluster()
+        self._cluster = Cluster(self.metrics.request)
         self._drivers = DriverClient()
         self._memories: dict[str, Memory] = {}
         self._last_look: datetime | None = None
@@ -137,7 +143,10 @@ class Handlers:
 
     async def index_job(self, *, body: kopf.Body, **_: Any) -> dict[Key, JobSeen]:  # noqa: ANN401
         """Jobs by run."""
-        return {_key_of_child(body): job_seen(body)}
+        seen = job_seen(body)
+        if memory := self._memories.get(seen.owner):
+            memory.note_attempt(seen)
+        return {_key_of_child(body): seen}
 
     async def index_pod(self, *, body: kopf.Body, **_: Any) -> dict[Key, PodSeen]:  # noqa: ANN401
         """Pods by run."""
@@ -145,18 +154,7 @@ class Handlers:
 
     async def index_output(self, *, body: kopf.Body, **_: Any) -> dict[str, Claim]:  # noqa: ANN401
         """Runs that are not over, by output."""
-        conditions = body.get("status", {}).get("conditions", [])
-        true = {one["type"] for one in conditions if one["status"] == "True"}
-        over = true & {ConditionType.COMPLETE, ConditionType.FAILED}
-        uri = body.get("spec", {}).get("output", {}).get("uri")
-        others = body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY if uri else True
-        if over or others or "deletionTimestamp" in body["metadata"]:
-            return {}
-        meta = body["metadata"]
-        accepted = ConditionType.ACCEPTED in true
-        key = str(meta["namespace"]), str(meta["name"])
-        claim = not accepted, str(meta["creationTimestamp"]), key, str(meta["uid"])
-        return {canonical_uri(uri): claim}
+        return claim_of(body)
 
     async def note_counted(self, *, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
         """Keep in mind which pods a status has counted, even if it is another operator's."""
@@ -180,7 +178,7 @@ class Handlers:
         **keywords: Any,  # noqa: ANN401 - kopf's, the indexes among them
     ) -> None:
         """Look at a run and do what is next."""
-        if body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+        if body["spec"].get("managedBy", MANAGED_BY) != MANAGED_BY:
             return
         memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
         if not memory.looked:
@@ -256,6 +254,9 @@ class Handlers:
         prices = self.prices_of(run)
         refused = None if over else _refusal(run, key, self._claims(run, outputs), prices)
         if refused is None and not over:
+            before_it = ahead(self._all_claims(outputs), key)
+            refused = not_allowed(run, before, ahead=before_it, settings=self.settings)
+        if refused is None and not over:
             refused = unreadable or await self._checked(run, memory, now)
         look = decide(
             run,
@@ -272,6 +273,10 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
+        self.metrics.transition(before, after, look.settlement.ended)
+        if not over:
+            which = {"namespace": key[0], "run": key[1], "phase": after.phase}
+            logger.info("looked", extra=which | {"actions": len(look.plan.actions)})
         memory.let_go(before)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
@@ -279,6 +284,7 @@ class Handlers:
             after,
             budget=(budget.amount, budget.currency) if budget is not None else None,
             deadline=deadline.timestamp() if deadline is not None else None,
+            expected_rate=expected_rate(look),
         )
 
     def prices_of(self, run: RephraseRun) -> PoolPrices:
@@ -318,11 +324,13 @@ class Handlers:
 
     def _claims(self, run: RephraseRun, outputs: Mapping[str, Iterable[Claim]]) -> list[Claim]:
         """Of live runs on the output of this one."""
-        return [
-            claim
-            for claim in outputs.get(canonical_uri(run.spec.output.uri), ())
-            if claim[3] not in self._memories or not self._memories[claim[3]].over
-        ]
+        return [c for c in outputs.get(canonical_uri(run.spec.output.uri), ()) if self._lives(c)]
+
+    def _all_claims(self, outputs: Mapping[str, Iterable[Claim]]) -> list[Claim]:
+        return [claim for uri in outputs for claim in outputs[uri] if self._lives(claim)]
+
+    def _lives(self, claim: Claim) -> bool:
+        return claim.uid not in self._memories or not self._memories[claim.uid].over
 
     async def _observe(
         self,
@@ -339,12 +347,26 @@ class Handlers:
             (pod for pod in pods if pod.run == uid),
         )
         observed = Observed(mine, ours, None, {}, dict(memory.attempts))
+        in_doubt = doubtful(observed, settled=before.settling)
+        if in_doubt:
+            observed = replace(observed, jobs=await self._read_anew(mine, in_doubt, run, memory))
         driver = observed.driver_pod
         progress = None
         if driver is not None and driver.phase == "Running" and driver.ip and driver.port:
             progress = await self._drivers.progress(driver.ip, driver.port)
         warnings = await self._warnings(run.metadata.namespace or "", observed)
         return replace(observed, progress=progress, warnings=warnings)
+
+    async def _read_anew(
+        self, jobs: Iterable[JobSeen], in_doubt: Iterable[JobSeen], run: RephraseRun, memory: Memory
+    ) -> list[JobSeen]:
+        """The Jobs, with those in doubt as the API server has them now."""
+        namespace = run.metadata.namespace or ""
+        asked = {job.uid: self._cluster.get_job(namespace, job.name, job.uid) for job in in_doubt}
+        found = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        memory.vanished.update(uid for uid, job in found.items() if job is None)
+        latest = {uid: job_seen(job) for uid, job in found.items() if job is not None}
+        return [latest.get(job.uid, job) for job in jobs if job.uid not in memory.vanished]
 
     async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
         """Why Jobs have no pod, pods no node, and containers do not start, for some that wait a while."""
@@ -483,7 +505,7 @@ class Handlers:
             if refused.for_good:
                 memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
                 memory.refused = Cause(Reason.POD_TEMPLATE_REJECTED, refused.message)
-        self.metrics.api_requests.labels(kind, result).inc()
+        self.metrics.actions.labels(kind, result).inc()
         logger.info("action", extra={"run": name, "action": str(action), "result": result})
         return result == "done"
 
@@ -583,12 +605,11 @@ def _refusal(
             "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
             f"{', '.join(prices.unknown)}: {'; '.join(prices.unknown.values())}",
         )
-    same = sorted(claims)
-    if same and same[0][2] != key and any(one[2] == key for one in same):
+    if (other := holder(claims, key)) is not None:
         return Cause(
             Reason.OUTPUT_IN_USE,
-            f"{run.spec.output.uri} is the output of the run {'/'.join(same[0][2])}; delete that one, "
-            "or name another output",
+            f"{run.spec.output.uri} is the output of the run {'/'.join(other)}; delete that one, or name "
+            "another output",
         )
     return None
 

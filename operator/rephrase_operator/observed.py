@@ -4,7 +4,7 @@ Extracts only what decisions need; kopf's indexes hold these small values, never
 ended pod is judged (`Ending`) follows the Job controller and the kubelet of Kubernetes 1.30 to 1.37.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -326,6 +326,25 @@ def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:
     if pod.exit_code == ExitCode.DRAINED or pod.deletion is not None or rejected or lost:
         return Ending.DISRUPTION
     return Ending.FAILURE
+
+
+def doubtful(observed: Observed, *, settled: Collection[str]) -> list[JobSeen]:
+    """Jobs to be read anew before the ends of their pods are judged.
+
+    One watch may tell that a worker has ended before another tells that its Job was deleted or held back,
+    which is why it ended.
+
+    Args:
+        settled: uids of pods that are judged already.
+    """
+    jobs = {
+        job.uid: job
+        for pod in observed.worker_pods
+        if pod.terminal and pod.uid not in settled and not pod.disruption
+        if (job := observed.job_of(pod)) is not None
+        if ending(pod, job=job) in {Ending.DISRUPTION, Ending.FAILURE}
+    }
+    return list(jobs.values())
 
 
 def ready_pods(observed: Observed, *, lease_seconds: float) -> list[PodSeen]:

@@ -170,6 +170,7 @@ def _summary(found: RephraseRun, progress: object) -> None:
         f"{samples.failed:,} failed; {progress.tokens.completion:,} tokens"
     )
     say(f"output:   {found.spec.output.uri}")
+    say(f"report:   {found.spec.output.uri.rstrip('/')}/report.html")
 
 
 @app.command()
@@ -322,6 +323,53 @@ def status(
         say(progress.model_dump_json(by_alias=True))
     else:
         out.print(look.table(progress))
+    return int(ExitCode.OK)
+
+
+@app.command()
+def report(
+    uri: URI,
+    endpoint: Endpoint = "",
+    region: Region = "",
+    allow_http: AllowHTTP = False,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Price list, for pools without a price.", metavar="PRICES.YAML"),
+    ] = None,
+    with_source: Annotated[
+        bool,
+        typer.Option("--with-source", help="Show documents beside their rewrites."),
+    ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="Write it here, and nothing to the output.", metavar="FILE"),
+    ] = None,
+) -> int:
+    """Write report.html of a run, finished or not, from its objects alone: one page that needs nothing else.
+
+    A driver writes it too when its run is complete. With --with-source the source is read where the
+    output does not hold it, by the same endpoint and credentials.
+
+    Example: rephrase report demo/output --file report.html
+    """
+    from rephrase_api.prices import parse_prices
+    from rephrase_runner import report as page
+    from rephrase_runner.store import StorageOptions, Store
+
+    options = StorageOptions(endpoint, region, allow_http)
+    listed = None if prices is None else parse_prices(_read_yaml(prices), where=str(prices))
+    asked = page.Asked(listed, with_source=with_source, source=options)
+    store = Store(uri, options)
+    if file is None:
+        asyncio.run(page.write(store, asked))
+        say(f"wrote {uri.rstrip('/')}/{page.NAME}")
+        return int(ExitCode.OK)
+    text = asyncio.run(page.render(store, asked))
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(file)) from error
+    say(f"wrote {file}")
     return int(ExitCode.OK)
 
 

@@ -166,6 +166,7 @@ def engine_settings(
         gpu_count=gpus,
         args=tuple(model.engine.args),
         uses_seeds=spec.sampling.seed is not None,
+        base_url=model.engine.open_ai.base_url if model.engine.open_ai is not None else "",
     )
 
 
@@ -173,7 +174,7 @@ async def _check_engine(spec: RephraseRunSpec, settings: engines.EngineSettings)
     base = spec.model.engine.args
     for arguments in {merged_arguments(base, pool.engine.args) for pool in spec.pools()}:
         # without arguments there is nothing to refuse, and importing vLLM to find that out takes 15 s
-        if arguments or not engines.installed(settings.type):
+        if arguments or settings.type != EngineType.VLLM or not engines.installed(settings.type):
             await asyncio.to_thread(engines.check, settings.with_args(arguments))
 
 

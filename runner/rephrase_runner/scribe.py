@@ -100,7 +100,12 @@ class Scribe:
             await self._ledger.sweep_unit(unit)
 
     def _commit(self, holding: Holding, samples: list[Sample], part: str, data: bytes) -> Commit:
-        summary = tally(samples, self._job.rollouts, part_bytes=len(data))
+        summary = tally(
+            samples,
+            self._job.rollouts,
+            part_bytes=len(data),
+            openings_below=self._job.openings_below,
+        )
         return Commit(
             run=self._ledger.run,
             unit=holding.unit.index,
@@ -117,6 +122,8 @@ class Scribe:
             flags=summary.flags,
             tokens=summary.tokens,
             truncated=summary.truncated,
+            noticed=summary.noticed,
+            openings=summary.openings,
             seconds=round(self._clock() - holding.since, 3),
             reused=holding.reused,
             etag=self._job.etag(holding.unit),

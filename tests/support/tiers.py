@@ -19,6 +19,7 @@ import pytest
 
 from support.cluster.binary import AUTOSCALER, CONTROL_PLANE, NODE
 from support.helm import helm_missing, kubectl
+from support.tools import uvx
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -98,6 +99,17 @@ def containers_missing() -> str:
     return f"not there: {', '.join(missing)}; make deps-containers" if missing else NODE.missing()
 
 
+def uvx_missing() -> str:
+    """Why no tool can be run in an environment of its own, empty if one can."""
+    return "" if uvx() else "not on PATH: uvx"
+
+
+def promtool_missing() -> str:
+    """Why no Prometheus can be asked, empty if it can; one package has both programs."""
+    missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
+    return f"not on PATH: {', '.join(missing)} (Debian package prometheus)" if missing else ""
+
+
 PEERS: dict[str, Callable[[], str]] = {
     "engine": engine_missing,
     "s3": s3_missing,
@@ -107,6 +119,8 @@ PEERS: dict[str, Callable[[], str]] = {
     "kubectl": kubectl_missing,
     "helm": helm_missing,
     "containers": containers_missing,
+    "uvx": uvx_missing,
+    "promtool": promtool_missing,
 }
 """What tests may need, and why it is not there."""
 CNI = "/usr/lib/cni"

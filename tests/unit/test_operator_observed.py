@@ -1,6 +1,7 @@
 """Jobs and pods as the API server has them, and what the end of a pod means."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from rephrase_operator.observed import (
     Ending,
     JobSeen,
     PodSeen,
+    doubtful,
     ending,
     job_seen,
     pod_seen,
@@ -25,6 +27,7 @@ from support.looks import (
     a_job_body,
     a_pod,
     a_pod_body,
+    a_preempted_pod,
     a_progress,
     ago,
     an_ended_pod,
@@ -241,6 +244,22 @@ def test_the_end_of_a_pod_whose_job_is_deleted_or_held_back_was_wanted(
     code: int, job: JobSeen | None
 ) -> None:
     assert ending(an_ended_pod(code=code, deletion=ago(10)), job=job) is Ending.EXPECTED
+
+
+def test_a_job_is_read_anew_before_an_end_is_judged_that_its_deletion_would_explain() -> None:
+    killed, failed, preempted, told, deleted, running = (a_job(slot) for slot in range(6))
+    deleted = replace(deleted, deleting=True)
+    pods = [
+        an_ended_pod(killed, code=137, deletion=ago(10)),
+        an_ended_pod(failed, code=69),
+        a_preempted_pod(preempted),
+        an_ended_pod(told, uid="told"),
+        an_ended_pod(deleted, code=75),
+        a_pod(running),
+    ]
+    there = observed([killed, failed, preempted, told, deleted, running], pods)
+
+    assert doubtful(there, settled={"told"}) == [killed, failed]
 
 
 # -- last words --

@@ -133,6 +133,20 @@ async def test_deleting_what_is_gone_or_another_by_now_is_fine(
         await cluster.delete_job("here", "run-driver", "uid")
 
 
+async def test_a_job_that_is_gone_or_another_by_now_is_none(connected: Connect) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.endswith("/gone"):
+            return web.json_response({}, status=404)
+        return web.json_response({"metadata": {"name": "run-w000-1", "uid": "its-own"}})
+
+    async with connected(answer) as cluster:
+        found = await cluster.get_job("here", "run-w000-1", "its-own")
+        assert found is not None
+        assert found["metadata"]["uid"] == "its-own"
+        assert await cluster.get_job("here", "run-w000-1", "of-the-last") is None
+        assert await cluster.get_job("here", "gone", "its-own") is None
+
+
 async def test_a_job_is_deleted_with_its_pods_and_only_that_very_job(connected: Connect) -> None:
     bodies: list[Any] = []
 
@@ -165,13 +179,28 @@ async def test_what_the_api_server_or_a_balancer_says_is_told(
     assert refused.value.code == code
 
 
-async def test_a_connection_that_is_cut_is_no_answer(connected: Connect) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
+async def hung_up(request: web.Request) -> web.Response:
+    """The connection is cut before there is an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
 
-    async with connected(answer) as cluster:
+
+async def test_each_answer_is_counted_by_method_and_status_and_silence_too(
+    connected: Connect,
+) -> None:
+    counted: list[tuple[str, int]] = []
+    for answer in (conflict({"uid": "theirs"}), hung_up):
+        async with connected(answer) as cluster:
+            cluster.answered = lambda method, code: counted.append((method, code))
+            with pytest.raises((NameTaken, Refused)):
+                await cluster.create_job(JOB)
+
+    assert counted == [("POST", 409), ("GET", 200), ("POST", 0)]
+
+
+async def test_a_connection_that_is_cut_is_no_answer(connected: Connect) -> None:
+    async with connected(hung_up) as cluster:
         with pytest.raises(Refused, match="does not answer") as refused:
             await cluster.patch_status(RUN, {"phase": "Running"})
 

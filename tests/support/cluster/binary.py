@@ -79,7 +79,7 @@ class GoProgram:
             if given := os.environ.get(self.given):
                 self._elsewhere(given)
             else:
-                self._go()
+                self.go()
         except NotBuilt as reason:
             return str(reason)
         return ""
@@ -104,7 +104,12 @@ class GoProgram:
         """
         return Path(json.loads(self._run("mod", "download", "-json", module))["Dir"])
 
-    def _go(self) -> str:
+    def go(self) -> str:
+        """The program `go`.
+
+        Raises:
+            NotBuilt: there is none; says what to install.
+        """
         go = shutil.which("go") or shutil.which("go", path=INSTALLED)
         if go is None:
             raise NotBuilt(
@@ -114,7 +119,7 @@ class GoProgram:
         return go
 
     def _run(self, *words: str) -> str:
-        return _said_by_go(self._go(), self.module, *words)
+        return _said_by_go(self.go(), self.module, *words)
 
     def _elsewhere(self, path: str) -> Path:
         if not os.access(path, os.X_OK):
@@ -123,7 +128,7 @@ class GoProgram:
 
     def _place(self) -> Path:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        digest = hashlib.sha256(_version(self._go(), self.module).encode())
+        digest = hashlib.sha256(_version(self.go(), self.module).encode())
         for name in _SOURCES:
             if (source := self.module / name).exists():
                 digest.update(source.read_bytes())
@@ -163,6 +168,19 @@ FAKE_NODES = GoProgram(
     "fakenodes", "fake nodes", 2, "REPHRASE_FAKENODES", package="sigs.k8s.io/kwok/cmd/kwok"
 )
 """kwok: nodes and pods that are objects only."""
+
+
+def source_of(module: str) -> Path:
+    """Folder with the source of any module, fetched if need be.
+
+    Args:
+        module: with its version, as ``example.org/module@v1.2.3``.
+
+    Raises:
+        NotBuilt: there is no Go, or it cannot be fetched.
+    """
+    told = _said_by_go(CONTROL_PLANE.go(), Path("/"), "mod", "download", "-json", module)
+    return Path(json.loads(told)["Dir"])
 
 
 def kubernetes_version() -> str:
