@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster deps crds dashboards images push-images clean
+.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster test-containers deps deps-containers crds dashboards images push-images clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -75,9 +75,17 @@ chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of
 chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty random orders
 	$(RUN) pytest -m '' tests/cluster/test_fire.py -k survives_all_of_it $(ARGS)
 
-deps: ## Install Debian packages that the tests need: prometheus (as root)
+test-containers: $(SYNCED) ## Images, chart and a run on a genuine kubelet and containerd (root; make deps-containers)
+	$(RUN) pytest -m '' tests/containers $(ARGS)
+
+deps: ## Install Debian packages that make test needs: prometheus (as root)
 	@command -v prometheus promtool >/dev/null || { apt-get update -qq; \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends prometheus; }
+
+deps-containers: ## Install the Debian packages that test-containers needs
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends buildah containerd \
+	  containernetworking-plugins debootstrap dnsmasq-base iproute2 iptables nftables procps runc util-linux
 
 crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write
