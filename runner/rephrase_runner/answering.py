@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from rephrase_runner.checking import Checker
 from rephrase_runner.engines.base import Completion, Engine, Request, RequestFailed
 from rephrase_runner.holding import Holding
 from rephrase_runner.prepare import Asked, Prepared, Preparer
@@ -51,6 +52,7 @@ class Answerer:
         engine: ready to answer.
         preparer: turns completions into samples.
         vitals: counts what is finished.
+        checker: looks at rewrites beside generation.
         attempts: engine calls per sample before it fails.
         retry_seconds: wait before the second call; doubled for each further one.
     """
@@ -60,6 +62,7 @@ class Answerer:
         engine: Engine,
         preparer: Preparer,
         vitals: Vitals,
+        checker: Checker,
         *,
         attempts: int,
         retry_seconds: float,
@@ -72,6 +75,7 @@ class Answerer:
         self._engine = engine
         self._preparer = preparer
         self._vitals = vitals
+        self._checker = checker
         self._attempts = attempts
         self._retry_seconds = retry_seconds
 
@@ -95,6 +99,7 @@ class Answerer:
         open_slots = len(waiting)
         unanswered = 0
         failed: list[Asked] = []
+        written: list[Sample] = []
 
         def deliver(index: int, outcome: Completion | RequestFailed) -> None:
             nonlocal open_slots, unanswered
@@ -107,7 +112,10 @@ class Answerer:
                 return
             open_slots -= 1
             self.slots.give(1)
-            self._record(holding, self._sample(prepared, asked, outcome, holding, attempt))
+            sample = self._sample(prepared, asked, outcome, holding, attempt)
+            check = self._checker.checks(sample)
+            if self._record(holding, sample, unchecked=check) and check:
+                written.append(sample)
 
         last = self._attempts
         try:
@@ -123,6 +131,8 @@ class Answerer:
         finally:
             self.asked -= unanswered
             self.slots.give(open_slots)
+            if written:
+                self._checker.submit(prepared.document, written, holding)
 
     def _sample(
         self,
@@ -139,13 +149,14 @@ class Answerer:
         text = holding.source_text(document)
         return self._preparer.sample(document, asked, outcome, attempts=attempt, source_text=text)
 
-    def _record(self, holding: Holding, sample: Sample) -> None:
-        holding.add(sample)
+    def _record(self, holding: Holding, sample: Sample, *, unchecked: bool = False) -> bool:
+        new = holding.add(sample, unchecked=unchecked)
         self._vitals.sample(
             sample.prompt_tokens,
             sample.completion_tokens,
             failed=sample.status is Status.FAILED,
         )
+        return new
 
 
 def _again(asked: Asked, attempt: int) -> Asked:
