@@ -271,6 +271,47 @@ def _canary(found: RephraseRun, manifest: Path) -> ExitCode:
 
 
 @app.command()
+def preview(
+    manifest: Manifest,
+    documents: Annotated[int, typer.Option(min=1, max=1000, help="How many documents.")] = 3,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model beside the manifest's: a folder, or a name on the hub. May be repeated."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page instead of showing texts.", metavar="FILE")
+    ] = None,
+    characters: Annotated[int, typer.Option(min=1, help="Of each text, in the terminal.")] = 1200,
+    as_json: JSON = False,
+) -> int:
+    """Rewrite a few documents with every prompt and look at them, models side by side.
+
+    Loads the models on this machine (or asks the endpoint); writes nothing to the output.
+
+    Example: rephrase preview run.yaml --documents 3 --model HuggingFaceTB/SmolLM2-360M-Instruct
+    """
+    from rephrase_runner import preview as previewing
+    from rephrase_runner import preview_page
+
+    found = read_manifest(manifest)
+    runs = [found, *(previewing.with_model(found, name) for name in model or ())]
+    made = asyncio.run(previewing.preview(runs, documents=documents, note=complain))
+    if html is not None:
+        try:
+            html.write_text(preview_page.render(made, run=found.metadata.name), encoding="utf-8")
+        except OSError as error:
+            raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(html)) from error
+        complain(f"wrote {html}")
+    if as_json:
+        say(json.dumps(previewing.plain(made)))
+    elif html is None:
+        out.print(previewing.shown(made, characters=characters))
+    return int(ExitCode.OK)
+
+
+@app.command()
 def verify(
     uri: URI,
     endpoint: Endpoint = "",

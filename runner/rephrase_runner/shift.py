@@ -190,6 +190,7 @@ class Shift:
             since=self._clock(),
         )
         self._holdings[unit.index] = holding
+        self._vitals.leases_expired += claimed.why == "stale"
         if claimed.epoch > 1:
             unreadable = await self._merge(holding)
             logger.info(
@@ -197,6 +198,7 @@ class Shift:
                 extra={
                     "unit": unit.index,
                     "epoch": claimed.epoch,
+                    "reason": claimed.why,
                     "reused": holding.reused,
                     "unreadable_checkpoints": unreadable,
                 },

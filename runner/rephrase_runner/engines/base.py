@@ -1,12 +1,16 @@
 """The interface of an engine: a list of requests in, an outcome for each as it finishes.
 
 An engine knows two kinds of trouble. A *request* failed: that is delivered as a value, the others are
-not touched. The *engine* died: `generate` raises `EngineDead`, for every call in flight.
+not touched. The *engine* died: `generate` raises `EngineDead`, for every call in flight. A third,
+that a person must act (an endpoint refuses the key), is a `RephraseError`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, overload
+
+from typing_extensions import override
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,34 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptTokens(Sequence[int]):
+    """The tokens of a prompt: what stands around a document, and the document, which its prompts share.
+
+    They are joined only when an engine reads them: a worker holds thousands of prompts.
+    """
+
+    before: Sequence[int]
+    document: Sequence[int]
+    after: Sequence[int]
+
+    @override
+    def __len__(self) -> int:
+        return len(self.before) + len(self.document) + len(self.after)
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        return chain(self.before, self.document, self.after)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return [*self][index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +127,10 @@ class Engine(Protocol):
     """Prompt plus completion must fit in this many tokens."""
     max_in_flight: int
     """Requests to keep submitted so that the engine is never idle."""
-    steps: int
-    """Grows with every sign of life; standing still with requests in flight, the engine hangs."""
+
+    @property
+    def steps(self) -> int:
+        """Grows with every sign of life; standing still with requests in flight, the engine hangs."""
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """Answer all `requests`, submitted together and in their order; return when all are answered.
@@ -108,6 +142,7 @@ class Engine(Protocol):
 
         Raises:
             EngineDead: the engine is gone; what was delivered before stands, the rest is lost.
+            RephraseError: a person must act; likewise, and no document is to blame.
         """
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from rephrase_api.errors import EngineFailed, InvalidSpec
+from rephrase_api.names import label_value
 from rephrase_runner.engines import EngineSettings, vllm_leash
 from rephrase_runner.engines.base import (
     Completion,
@@ -69,7 +70,12 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     # before the long wait for the weights
     tokenizer = HFTokenizer(tokenizer, settings.chat_template)
     try:
-        engine = AsyncLLM.from_vllm_config(config, usage_context=context, disable_log_stats=True)
+        engine = AsyncLLM.from_vllm_config(
+            config,
+            usage_context=context,
+            stat_loggers=[_statistics()] if settings.statistics else None,
+            disable_log_stats=True,
+        )
     except Exception as error:
         memory = " (the kernel ended a process for want of memory)" if oom_kills() > kills else ""
         raise EngineFailed(
@@ -79,6 +85,21 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     return VLLMEngine(engine, tokenizer, kills)
 
 
+def _statistics() -> Any:  # noqa: ANN401 - a class of vLLM
+    """What keeps vLLM's metrics in the process' registry, for `vllm_metrics` to pass on."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class Statistics(PrometheusStatLogger):  # type: ignore[misc]
+        """Without the times between tokens: an observation for each token, which nobody asks for."""
+
+        def record(self, scheduler: Any, steps: Any, *others: Any, **named: Any) -> None:  # noqa: ANN401
+            if steps is not None:
+                steps.inter_token_latencies_iter.clear()
+            super().record(scheduler, steps, *others, **named)
+
+    return Statistics
+
+
 def _arguments(settings: EngineSettings) -> argparse.Namespace:
     """vLLM's arguments: what `args` and the spec say, and what suits a worker."""
     _prepare_environment()
@@ -86,6 +107,7 @@ def _arguments(settings: EngineSettings) -> argparse.Namespace:
 
     values = _parse(settings.args)
     values.model = settings.model
+    values.served_model_name = [label_value(settings.model)]  # as its pod's label llm-d.ai/model
     values.revision = settings.revision
     if settings.tokenizer is None:
         values.tokenizer_revision = settings.revision
