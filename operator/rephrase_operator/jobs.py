@@ -16,7 +16,7 @@ from typing import Any
 
 from rephrase_api import names
 from rephrase_api.errors import ExitCode, InvalidSpec
-from rephrase_api.launch import DriverLaunch, WorkerLaunch, merged_arguments
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, engine_arguments
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import Pool, RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.base import Model
@@ -73,7 +73,7 @@ def worker_job(
         spec_hash=spec_hash(declared(spec)),
         pool=pool.name,
         gpus=gpus,
-        engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
+        engine_args=engine_arguments(spec.model.engine, pool.engine),
         heartbeat_seconds=spec.durability.heartbeat_seconds,
         lease_seconds=spec.durability.lease_seconds,
         checkpoint_seconds=spec.durability.checkpoint_seconds,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rephrase_api.errors import InvalidSpec
-from rephrase_api.launch import merged_arguments
+from rephrase_api.launch import engine_arguments
 from rephrase_api.v1alpha1 import EngineType, RephraseRunSpec
 from rephrase_api.v1alpha1.generation import Prompt
 from rephrase_runner import engines, hub
@@ -150,7 +150,12 @@ def resolve_sampling(
 
 
 def engine_settings(
-    spec: RephraseRunSpec, *, revision: str | None, max_model_length: int | None, gpus: int
+    spec: RephraseRunSpec,
+    *,
+    revision: str | None,
+    max_model_length: int | None,
+    gpus: int,
+    uses_min_p: bool = False,
 ) -> engines.EngineSettings:
     """How the spec's model is to be built."""
     model = spec.model
@@ -166,12 +171,12 @@ def engine_settings(
         gpu_count=gpus,
         args=tuple(model.engine.args),
         uses_seeds=spec.sampling.seed is not None,
+        uses_min_p=uses_min_p,
     )
 
 
 async def _check_engine(spec: RephraseRunSpec, settings: engines.EngineSettings) -> None:
-    base = spec.model.engine.args
-    for arguments in {merged_arguments(base, pool.engine.args) for pool in spec.pools()}:
+    for arguments in {engine_arguments(spec.model.engine, pool.engine) for pool in spec.pools()}:
         # without arguments there is nothing to refuse, and importing vLLM to find that out takes 15 s
         if arguments or not engines.installed(settings.type):
             await asyncio.to_thread(engines.check, settings.with_args(arguments))

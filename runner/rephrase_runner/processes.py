@@ -230,6 +230,7 @@ async def _make_worker(
         revision=record.resolved.model_revision,
         max_model_length=record.resolved.max_model_length,
         gpus=launch.gpus,
+        uses_min_p=any(prompt.sampling.get("min_p") for prompt in record.resolved.prompts),
     ).with_args(launch.engine_args)
     kept = schema_from_text(plan.kept_schema)
     source = StorageOptions.of(launch.source_storage, launch.source_credentials)

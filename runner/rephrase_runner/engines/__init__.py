@@ -30,6 +30,7 @@ class EngineSettings:
         gpu_count: GPUs of this worker, 0 for none.
         args: settings for speed, one ``--flag=value`` or ``--flag`` each.
         uses_seeds: whether requests will have seeds.
+        uses_min_p: whether requests will have min_p.
     """
 
     type: str
@@ -43,6 +44,7 @@ class EngineSettings:
     gpu_count: int = 0
     args: tuple[str, ...] = ()
     uses_seeds: bool = False
+    uses_min_p: bool = False
 
     def with_args(self, args: tuple[str, ...]) -> Self:
         """The same with other settings for speed."""
