@@ -243,8 +243,8 @@ async def _make_worker(
 
     async def build() -> Engine:
         started = loop.time()
-        engine = await _load(settings)
-        await _warm_up(engine, compiled(engine), patience_seconds=launch.hang_seconds)
+        engine = await load(settings)
+        await warm_up(engine, compiled(engine), patience_seconds=launch.hang_seconds)
         logger.info("engine ready", extra={"seconds": round(loop.time() - started, 1)})
         return engine
 
@@ -356,7 +356,7 @@ def _identity(launch: WorkerLaunch) -> dict[str, Any]:
     }
 
 
-async def _load(settings: engines.EngineSettings) -> Engine:
+async def load(settings: engines.EngineSettings) -> Engine:
     """Build the engine in a thread of its own; a drain meanwhile ends the process at once."""
     threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
     building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
@@ -364,7 +364,7 @@ async def _load(settings: engines.EngineSettings) -> Engine:
     return await building
 
 
-async def _warm_up(
+async def warm_up(
     engine: Engine, prompts: Sequence[CompiledPrompt], *, patience_seconds: float
 ) -> None:
     """Claim nothing before the engine has answered: one that cannot never touches the ledger.

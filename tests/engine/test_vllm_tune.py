@@ -1,0 +1,34 @@
+"""`rephrase tune` with a real vLLM, whose settings are only known to work by starting it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.corpora import write_corpus
+from support.laptop import Laptop
+from support.manifests import a_manifest
+
+
+@pytest.mark.full
+def test_settings_of_vllm_are_tried_on_the_runs_own_documents(model: Path, tmp_path: Path) -> None:
+    laptop = Laptop(tmp_path)
+    write_corpus(laptop.source, files=1, rows_per_file=60, row_group_rows=60)
+    engine = {"type": "VLLM", "args": ["--enforce-eager", "--max-num-seqs=2"]}
+    laptop.write(
+        a_manifest(
+            model={"name": None, "uri": str(model), "maxModelLength": 512, "engine": engine},
+            sampling={"maxTokens": 24, "temperature": 0, "seed": None},
+        )
+    )
+
+    ended = laptop.rephrase("tune", "run.yaml", "--json", "--minutes=5", "--window=10", within=400)
+
+    assert ended.code == 0, ended.said
+    own, *others = json.loads(ended.out)["trials"]
+    assert own["args"] == engine["args"]
+    assert own["tokensPerSecond"] > 0
+    assert own["startSeconds"] > 1
+    assert any(one["tokensPerSecond"] for one in others), others
+    assert not laptop.output.exists()
+    assert laptop.processes() == []
