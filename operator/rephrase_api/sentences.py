@@ -72,8 +72,8 @@ def _sentence(details: ErrorDetails) -> str:
         case kind if kind in _OWN_WORDS:
             return f"{details['msg']}, got {shown(value)}{_nearest(value, node)}"
         case kind:
-            must = _must(node) if node else _WITHOUT_SCHEMA.get(kind, details["msg"])
-            return f"{must}, got {shown(value)}{_quotes(value, node)}{_nearest(value, node)}"
+            rule = must(node) if node else _WITHOUT_SCHEMA.get(kind, details["msg"])
+            return f"{rule}, got {shown(value)}{_quotes(value, node)}{_nearest(value, node)}"
 
 
 def shown(value: object) -> str:
@@ -113,7 +113,8 @@ def _node(location: Location) -> Schema | None:
     return node
 
 
-def _must(node: Schema) -> str:
+def must(node: Schema) -> str:
+    """What a value must be by its schema, which holds the words of its patterns (`WORDS`)."""
     if WORDS in node:
         return str(node[WORDS])
     if "enum" in node:

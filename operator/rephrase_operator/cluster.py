@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -76,9 +76,14 @@ class ComingAndGoing(Exception):
 
 
 class Cluster:
-    """A connection to the API server; use as an async context manager."""
+    """A connection to the API server.
 
-    def __init__(self) -> None:
+    Args:
+        answered: told method and HTTP status of each request; 0 = no answer.
+    """
+
+    def __init__(self, answered: Callable[[str, int], None] = lambda _method, _code: None) -> None:
+        self.answered = answered
         self._slots = asyncio.Semaphore(MOST_AT_ONCE)
         self._api: client.ApiClient | None = None
         self._not_before = 0.0
@@ -346,7 +351,9 @@ class Cluster:
                 response = await self._api.call_api(*serialized, _request_timeout=_REQUEST_SECONDS)
                 data = await response.read()  # type: ignore[no-untyped-call]
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self.answered(method, 0)
                 raise Refused(0, f"the API server does not answer: {error!r}") from error
+        self.answered(method, response.status)
         if response.status in {429, 503}:
             self._not_before = clock() + _seconds(response.headers.get("Retry-After"))
         try:

@@ -34,7 +34,7 @@ _Said = tuple[ConditionStatus, Reason, str]
 def conditions_of(look: Look) -> tuple[Condition, ...]:
     """All conditions, in the order of their types."""
     said: dict[ConditionType, _Said] = {
-        _C.ACCEPTED: _accepted(look.verdict),
+        _C.ACCEPTED: _accepted(look),
         _C.PLANNED: _planned(look),
         _C.WORKERS_AVAILABLE: _workers_available(look),
         _C.PROGRESSING: _progressing(look),
@@ -68,14 +68,13 @@ def _condition(
     )
 
 
-def _accepted(verdict: Verdict) -> _Said:
-    if verdict.refused is not None:
-        unknown = verdict.refused.reason is _R.NOT_CHECKED
-        return (
-            (_S.UNKNOWN if unknown else _S.FALSE),
-            verdict.refused.reason,
-            verdict.refused.message,
-        )
+def _accepted(look: Look) -> _Said:
+    refused = look.verdict.refused
+    if refused is not None:
+        unknown = refused.reason is _R.NOT_CHECKED
+        return (_S.UNKNOWN if unknown else _S.FALSE), refused.reason, refused.message
+    if look.limited and not look.verdict.over:
+        return _S.TRUE, _R.WORKERS_LIMITED, f"{look.limited}: it goes on with that many"
     return _S.TRUE, _R.ACCEPTED, "the spec is valid, and the API server accepts its Jobs"
 
 
@@ -250,12 +249,14 @@ def _deadline(look: Look) -> _Said:
     was_late = before is not None and before.status is _S.TRUE
     if late > (passed * LATE_MARGIN if was_late else 0):
         would = needed(pace, -passed, MAX_WORKERS)
-        helps = pace.finish_seconds(would) <= -passed
-        remedy = (
-            f"set spec.workers.max to {would}, or spec.scaling.deadline {duration(late)} later"
-            if helps
-            else f"set spec.scaling.deadline {duration(late)} later; more workers would start too late"
-        )
+        limit = look.settings.max_workers_per_run or MAX_WORKERS
+        remedy = f"set spec.scaling.deadline {duration(late)} later"
+        if pace.finish_seconds(would) > -passed:
+            remedy += "; more workers would start too late"
+        elif would > limit:
+            remedy += f"; {would} workers would do, and limits.maxWorkersPerRun is {limit}"
+        else:
+            remedy = f"set spec.workers.max to {would}, or {remedy.removeprefix('set ')}"
         return (
             _S.TRUE,
             _R.BEHIND_DEADLINE,

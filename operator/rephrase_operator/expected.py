@@ -19,6 +19,7 @@ from rephrase_api.estimate import (
     gpu_of,
     in_pool,
     output_tokens,
+    rate,
 )
 from rephrase_api.progress import Progress
 from rephrase_api.v1alpha1 import Pool, RephraseRun, RephraseRunSpec
@@ -58,6 +59,25 @@ def estimate(look: Look) -> api.Estimate | None:
         completion_tokens=count,
         basis=f"{where}: {found.gpu_hours.basis}: {found.rate.source}; {tokens.source}",
     )
+
+
+def expected_rate(look: Look) -> float | None:
+    """Completion tokens per second that the workers at work should make together; None where unknown.
+
+    By the canary's rate, else by the table; one pool with workers that nobody measured makes all unknown.
+    """
+    facts = look.canary.facts
+    measured = _measured(look.run.spec, facts) if facts is not None else None
+    pools = {pool.name: pool for pool in look.run.spec.pools()}
+    total = 0.0
+    for pod in look.ready:
+        if pod.pool not in pools:
+            return None
+        each = rate(look.run.spec, pools[pod.pool], measured).likely
+        if each is None:
+            return None
+        total += each * max(1, pod.gpus)
+    return total or None
 
 
 def _documents(progress: Progress, facts: api.CanaryStatus | None) -> Figure[float]:

@@ -25,6 +25,7 @@ from rephrase_api.sentences import sentences
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.conditions import ConditionType, Reason
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.claims import MANAGED_BY, Claim, Key, ahead, claim_of, holder
 from rephrase_operator.cluster import (
     Cluster,
     ComingAndGoing,
@@ -35,7 +36,9 @@ from rephrase_operator.cluster import (
 )
 from rephrase_operator.conditions import refused_status
 from rephrase_operator.driver_client import DriverClient
+from rephrase_operator.expected import expected_rate
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
+from rephrase_operator.limits import not_allowed
 from rephrase_operator.look import decide
 from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
@@ -65,7 +68,6 @@ from rephrase_operator.verdict import Cause, true_condition
 logger = logging.getLogger(__name__)
 _RUN_RESOURCE = (names.GROUP, names.VERSION, names.PLURAL)
 _OURS = {names.RUN_LABEL: kopf.PRESENT}
-_MANAGED_BY = f"{names.GROUP}/operator"
 _BLOCKED_SECONDS = 3
 """A Job without a pod for so long is asked for the reason."""
 _MOST_QUESTIONS = 5
@@ -73,10 +75,6 @@ _CHECK_AGAIN_SECONDS = 15
 """After the API server has refused the Jobs of a spec."""
 _GRACE_AFTER_GRACE_SECONDS = 30
 _STUCK_SECONDS = 120
-Key = tuple[str, str]
-"""Namespace and name."""
-Claim = tuple[bool, str, Key, str]
-"""On an output: not accepted yet, when made, whose, its uid; the least one has it."""
 
 
 class Handlers:
@@ -93,7 +91,7 @@ class Handlers:
         self.settings = settings
         self.metrics = Metrics()
         self._price_file = PriceFile(settings.prices)
-        self._cluster = Cluster()
+        self._cluster = Cluster(self.metrics.request)
         self._drivers = DriverClient()
         self._memories: dict[str, Memory] = {}
         self._last_look: datetime | None = None
@@ -145,7 +143,10 @@ class Handlers:
 
     async def index_job(self, *, body: kopf.Body, **_: Any) -> dict[Key, JobSeen]:  # noqa: ANN401
         """Jobs by run."""
-        return {_key_of_child(body): job_seen(body)}
+        seen = job_seen(body)
+        if memory := self._memories.get(seen.owner):
+            memory.note_attempt(seen)
+        return {_key_of_child(body): seen}
 
     async def index_pod(self, *, body: kopf.Body, **_: Any) -> dict[Key, PodSeen]:  # noqa: ANN401
         """Pods by run."""
@@ -153,18 +154,7 @@ class Handlers:
 
     async def index_output(self, *, body: kopf.Body, **_: Any) -> dict[str, Claim]:  # noqa: ANN401
         """Runs that are not over, by output."""
-        conditions = body.get("status", {}).get("conditions", [])
-        true = {one["type"] for one in conditions if one["status"] == "True"}
-        over = true & {ConditionType.COMPLETE, ConditionType.FAILED}
-        uri = body.get("spec", {}).get("output", {}).get("uri")
-        others = body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY if uri else True
-        if over or others or "deletionTimestamp" in body["metadata"]:
-            return {}
-        meta = body["metadata"]
-        accepted = ConditionType.ACCEPTED in true
-        key = str(meta["namespace"]), str(meta["name"])
-        claim = not accepted, str(meta["creationTimestamp"]), key, str(meta["uid"])
-        return {canonical_uri(uri): claim}
+        return claim_of(body)
 
     async def note_counted(self, *, body: kopf.Body, **_: Any) -> None:  # noqa: ANN401
         """Keep in mind which pods a status has counted, even if it is another operator's."""
@@ -188,7 +178,7 @@ class Handlers:
         **keywords: Any,  # noqa: ANN401 - kopf's, the indexes among them
     ) -> None:
         """Look at a run and do what is next."""
-        if body["spec"].get("managedBy", _MANAGED_BY) != _MANAGED_BY:
+        if body["spec"].get("managedBy", MANAGED_BY) != MANAGED_BY:
             return
         memory = self._memories.setdefault(body["metadata"]["uid"], Memory())
         if not memory.looked:
@@ -264,6 +254,9 @@ class Handlers:
         prices = self.prices_of(run)
         refused = None if over else _refusal(run, key, self._claims(run, outputs), prices)
         if refused is None and not over:
+            before_it = ahead(self._all_claims(outputs), key)
+            refused = not_allowed(run, before, ahead=before_it, settings=self.settings)
+        if refused is None and not over:
             refused = unreadable or await self._checked(run, memory, now)
         look = decide(
             run,
@@ -280,6 +273,7 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
+        self.metrics.transition(before, after, look.settlement.ended)
         memory.let_go(before)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(
@@ -287,6 +281,7 @@ class Handlers:
             after,
             budget=(budget.amount, budget.currency) if budget is not None else None,
             deadline=deadline.timestamp() if deadline is not None else None,
+            expected_rate=expected_rate(look),
         )
 
     def prices_of(self, run: RephraseRun) -> PoolPrices:
@@ -326,11 +321,13 @@ class Handlers:
 
     def _claims(self, run: RephraseRun, outputs: Mapping[str, Iterable[Claim]]) -> list[Claim]:
         """Of live runs on the output of this one."""
-        return [
-            claim
-            for claim in outputs.get(canonical_uri(run.spec.output.uri), ())
-            if claim[3] not in self._memories or not self._memories[claim[3]].over
-        ]
+        return [c for c in outputs.get(canonical_uri(run.spec.output.uri), ()) if self._lives(c)]
+
+    def _all_claims(self, outputs: Mapping[str, Iterable[Claim]]) -> list[Claim]:
+        return [claim for uri in outputs for claim in outputs[uri] if self._lives(claim)]
+
+    def _lives(self, claim: Claim) -> bool:
+        return claim.uid not in self._memories or not self._memories[claim.uid].over
 
     async def _observe(
         self,
@@ -505,7 +502,7 @@ class Handlers:
             if refused.for_good:
                 memory.checked_generation, memory.checked_at = run.metadata.generation, _now()
                 memory.refused = Cause(Reason.POD_TEMPLATE_REJECTED, refused.message)
-        self.metrics.api_requests.labels(kind, result).inc()
+        self.metrics.actions.labels(kind, result).inc()
         logger.info("action", extra={"run": name, "action": str(action), "result": result})
         return result == "done"
 
@@ -605,12 +602,11 @@ def _refusal(
             "spec.scaling.budget needs a price of every pool; set pricePerGPUHour of "
             f"{', '.join(prices.unknown)}: {'; '.join(prices.unknown.values())}",
         )
-    same = sorted(claims)
-    if same and same[0][2] != key and any(one[2] == key for one in same):
+    if (other := holder(claims, key)) is not None:
         return Cause(
             Reason.OUTPUT_IN_USE,
-            f"{run.spec.output.uri} is the output of the run {'/'.join(same[0][2])}; delete that one, "
-            "or name another output",
+            f"{run.spec.output.uri} is the output of the run {'/'.join(other)}; delete that one, or name "
+            "another output",
         )
     return None
 

@@ -27,6 +27,7 @@ _USER = 65532
 _LEAVE_TAINTS = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 _LEAVE_SECONDS = 30
 _SECRETS = "/var/run/rephrase"
+_API_KEY = "api-key"
 _ABOUT_POD = "/var/run/rephrase/pod"
 _CACHE = "/cache"
 _MODELS = "/models"
@@ -61,6 +62,8 @@ def worker_job(
     model = names.label_value(spec.model.name or spec.model.uri or "")
     labels = _labels(run, names.WORKER) | {names.POOL_LABEL: pool.name, names.MODEL_LABEL: model}
     gpus = pool.gpu.count if pool.gpu is not None else 0
+    endpoint = spec.model.engine.open_ai
+    api_key = endpoint.api_key_secret_ref if endpoint is not None else None
     launch = WorkerLaunch(
         run=run.metadata.name,
         namespace=run.metadata.namespace or "",
@@ -74,6 +77,8 @@ def worker_job(
         pool=pool.name,
         gpus=gpus,
         engine_args=engine_arguments(spec.model.engine, pool.engine),
+        endpoint=endpoint.base_url if endpoint is not None else "",
+        api_key_file=f"{_credentials('endpoint')}/{_API_KEY}" if api_key is not None else "",
         heartbeat_seconds=spec.durability.heartbeat_seconds,
         lease_seconds=spec.durability.lease_seconds,
         checkpoint_seconds=spec.durability.checkpoint_seconds,
@@ -103,6 +108,9 @@ def worker_job(
         container["env"] = [one for one in container["env"] if one["name"] != "HF_HOME"]
         container["env"].append({"name": "HF_HOME", "value": _MODELS})
     _mount_secrets(pod, container, spec)
+    if api_key is not None:
+        items = [{"key": api_key.key, "path": _API_KEY}]
+        _mount_secret(pod, container, "endpoint", {"secretName": api_key.name, "items": items})
     template = _overlaid({"metadata": {"labels": labels}, "spec": pod}, pool.pod_template)
     job = _job(
         run,
@@ -115,6 +123,7 @@ def worker_job(
             spec.image.runner,
             spec.workers.termination_grace_period_seconds,
             *_of_any_pod(spec),
+            *([api_key.name, api_key.key] if api_key is not None else []),
         ],
         backoff_limit=spec.retries.worker_backoff_limit,
     )
@@ -461,14 +470,19 @@ def _mount_secrets(pod: dict[str, Any], container: dict[str, Any], spec: Rephras
     }
     for kind, reference in wanted.items():
         if reference is not None:
-            secret = {"secretName": reference.name, "defaultMode": 0o440}
-            _set_volume(pod, f"{kind}-secret", {"secret": secret})
-            container["volumeMounts"].append(
-                {"name": f"{kind}-secret", "mountPath": _credentials(kind), "readOnly": True}
-            )
+            _mount_secret(pod, container, kind, {"secretName": reference.name})
     if spec.model.secret_ref is not None:
         token = f"{_credentials('model')}/token"
         container["env"].append({"name": "HF_TOKEN_PATH", "value": token})
+
+
+def _mount_secret(
+    pod: dict[str, Any], container: dict[str, Any], kind: str, secret: Mapping[str, Any]
+) -> None:
+    _set_volume(pod, f"{kind}-secret", {"secret": {**secret, "defaultMode": 0o440}})
+    container["volumeMounts"].append(
+        {"name": f"{kind}-secret", "mountPath": _credentials(kind), "readOnly": True}
+    )
 
 
 def _set_volume(pod: dict[str, Any], name: str, source: dict[str, Any]) -> None:

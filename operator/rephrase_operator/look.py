@@ -21,6 +21,7 @@ from rephrase_operator.budget import (
 )
 from rephrase_operator.canary import NO_CANARY, Canary, Stage, canary
 from rephrase_operator.capacity import Stockout, dearer, stockouts
+from rephrase_operator.limits import allowed, limited
 from rephrase_operator.observed import Observed, PodSeen, ready_pods
 from rephrase_operator.plan import Plan, plan
 from rephrase_operator.scaling import (
@@ -46,7 +47,7 @@ class Look:
     """Everything one look at a run found and decided.
 
     Attributes:
-        run: as the API server has it.
+        run: as the API server has it, with no more workers than this installation allows.
         before: status as it was last written.
         observed: what is there.
         verdict: where the run stands.
@@ -59,6 +60,7 @@ class Look:
         scaling: how many workers were decided on, and why.
         pace: how fast the run goes, None while that is not known.
         canary: where it stands.
+        limited: that the spec asks for more workers than this installation allows; empty if it does not.
         applied: whether all of the plan was carried out.
     """
 
@@ -75,6 +77,7 @@ class Look:
     scaling: ScalingStatus | None = None
     pace: Pace | None = None
     canary: Canary = NO_CANARY
+    limited: str = ""
     applied: bool = True
 
     @property
@@ -150,6 +153,7 @@ def decide(
         settings: the operator's.
         now: the time.
     """
+    beyond, run = limited(run, settings), allowed(run, settings)
     prices = known_prices(before, prices)
     settlement = settle(
         before,
@@ -234,4 +238,5 @@ def decide(
         scaling=scaling,
         pace=speed,
         canary=first,
+        limited=beyond,
     )

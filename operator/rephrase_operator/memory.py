@@ -72,6 +72,11 @@ class Memory:
     def note_made(self, job: JobSeen) -> None:
         """A Job is there: a watch that is behind must not have it made again."""
         self.made[job.uid] = job
+        self.note_attempt(job)
+
+    def note_attempt(self, job: JobSeen) -> None:
+        """A Job was there, perhaps for less time than there is between two looks."""
+        self.attempts[job.slot] = max(self.attempts.get(job.slot, 0), job.attempt)
 
     def keep(self, pod: PodSeen, now: datetime) -> None:
         """A worker's pod is gone: keep it until it is counted."""
@@ -136,8 +141,8 @@ class Memory:
         self.made = {
             uid: job for uid, job in self.made.items() if uid not in {*told, *self.vanished}
         }
-        for job in {**self.made, **told}.values():
-            self.attempts[job.slot] = max(self.attempts.get(job.slot, 0), job.attempt)
+        for job in told.values():
+            self.note_attempt(job)
         past = self.counted.difference(before.settling)  # counted, and another saw it go
         return (
             [job for job in {**self.made, **told}.values() if job.uid not in self.vanished],

@@ -223,9 +223,9 @@ def wanted(
     least, most = bounds(run)
     deadline = run.spec.scaling.deadline
     if least == most:
-        return Wanted(most, "Maximum", f"spec.workers allows {most}")
+        return Wanted(most, "Maximum", f"{most} are allowed")
     if deadline is None:
-        return Wanted(most, "Maximum", f"no deadline: as many as spec.workers allows, {most}")
+        return Wanted(most, "Maximum", f"no deadline: as many as are allowed, {most}")
     seconds = (deadline - now).total_seconds()
     if pace is None:
         if before is not None and before.target is not None and before.seconds_per_sample:

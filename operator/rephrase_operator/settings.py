@@ -1,14 +1,14 @@
 """How the operator was installed: images, namespaces, clocks, ports. Pure; read from a mapping once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from rephrase_api.errors import Problems
 from rephrase_api.v1alpha1.policy import LogLevel
 
 PREFIX = "REPHRASE_OPERATOR_"
+_YES, _NO = "true", "false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,9 @@ class Settings:
         reconcile_seconds: between two looks at a run.
         crash_loop_failures: failures of a run's workers, without progress, that stop it; 1 to 10, as many
             as the status remembers.
+        max_workers_per_run: most workers of a run, whatever its spec says; 0 = no limit.
+        max_runs_per_namespace: most live runs of a namespace; 0 = no limit.
+        allow_pod_template: whether runs may have a `podTemplate`.
         log_level: Debug, Info, Warning or Error.
         host: address that probes and metrics listen on.
         health_port: port of `/healthz`; 0 = none.
@@ -34,6 +37,9 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     reconcile_seconds: float = 5.0
     crash_loop_failures: int = 8
+    max_workers_per_run: int = 0
+    max_runs_per_namespace: int = 0
+    allow_pod_template: bool = True
     log_level: str = "Info"
     host: str = "0.0.0.0"  # noqa: S104 - the kubelet's and Prometheus' requests come from outside
     health_port: int = 8080
@@ -59,7 +65,14 @@ class Settings:
             crash_loop_failures=int(
                 read.number("CRASH_LOOP_FAILURES", default.crash_loop_failures, least=1, most=10)
             ),
-            log_level=read.one_of("LOG_LEVEL", default.log_level, LogLevel),
+            max_workers_per_run=int(
+                read.number("MAX_WORKERS_PER_RUN", default.max_workers_per_run, least=0)
+            ),
+            max_runs_per_namespace=int(
+                read.number("MAX_RUNS_PER_NAMESPACE", default.max_runs_per_namespace, least=0)
+            ),
+            allow_pod_template=read.one_of("ALLOW_POD_TEMPLATE", _YES, (_YES, _NO)) == _YES,
+            log_level=read.one_of("LOG_LEVEL", default.log_level, list(LogLevel)),
             host=read.text("HOST") or default.host,
             health_port=int(read.number("HEALTH_PORT", default.health_port, least=0, most=65535)),
             metrics_port=int(
@@ -88,9 +101,9 @@ class _Reader:
             self.problems.append(f"{PREFIX}{name}: must be set; the chart sets it")
         return value
 
-    def one_of(self, name: str, default: str, allowed: type[StrEnum]) -> str:
+    def one_of(self, name: str, default: str, allowed: Collection[str]) -> str:
         value = self.text(name) or default
-        if value not in set(allowed):
+        if value not in allowed:
             self.problems.append(
                 f"{PREFIX}{name}: must be one of {', '.join(allowed)}, got {value!r}"
             )

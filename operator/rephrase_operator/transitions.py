@@ -139,6 +139,8 @@ def _kind_of_event(one: Condition, before: Condition | None) -> str:
     kind = ConditionType(one.type)
     if one.reason == _R.NOT_REQUESTED:
         return ""
+    if one.reason == _R.WORKERS_LIMITED:
+        return "Warning"
     if one.status is _S.TRUE:
         return _WHEN_TRUE.get(kind, "")
     if one.status is _S.FALSE:
@@ -164,6 +166,8 @@ _TROUBLE = {
     *(_R.INVALID_SPEC, _R.POD_TEMPLATE_REJECTED, _R.NAME_CONFLICT, _R.OUTPUT_IN_USE),
     *(
         _R.PRICE_MISSING,
+        _R.NOT_ALLOWED,
+        _R.TOO_MANY_RUNS,
         _R.BUDGET_NEARLY_EXHAUSTED,
         _R.DRIVER_FAILED,
         _R.UNSCHEDULABLE,

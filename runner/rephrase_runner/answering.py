@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from random import Random  # noqa: TID251 - jitter of retries; nothing that is written depends on it
 
 from rephrase_runner.engines.base import Completion, Engine, Request, RequestFailed
 from rephrase_runner.holding import Holding
@@ -52,7 +53,8 @@ class Answerer:
         preparer: turns completions into samples.
         vitals: counts what is finished.
         attempts: engine calls per sample before it fails.
-        retry_seconds: wait before the second call; doubled for each further one.
+        retry_seconds: wait before the second call, half to one and a half of it; doubled for each further
+            one.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Answerer:
         self._vitals = vitals
         self._attempts = attempts
         self._retry_seconds = retry_seconds
+        self._random = Random()  # noqa: S311 - jitter is no secret
 
     def record_problems(self, prepared: Prepared, holding: Holding) -> None:
         """Samples of a document that need no engine: it is empty, broken, or does not fit."""
@@ -118,7 +121,8 @@ class Answerer:
                 await self._engine.generate([asked.request for asked in waiting], deliver)
                 if not failed:
                     return
-                await asyncio.sleep(self._retry_seconds * 2 ** (attempt - 1))
+                pause = self._retry_seconds * 2 ** (attempt - 1)
+                await asyncio.sleep(pause * (0.5 + self._random.random()))
                 waiting = [_again(asked, attempt) for asked in failed]
         finally:
             self.asked -= unanswered
@@ -141,6 +145,8 @@ class Answerer:
 
     def _record(self, holding: Holding, sample: Sample) -> None:
         holding.add(sample)
+        if sample.status is Status.WRITTEN:
+            self._vitals.openings[sample.key.prompt].add(sample.text)
         self._vitals.sample(
             sample.prompt_tokens,
             sample.completion_tokens,

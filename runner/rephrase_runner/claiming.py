@@ -23,6 +23,8 @@ class Claimed:
 
     unit: int
     epoch: int
+    why: str = "free"
+    """As in its claim: free, or how its last holder lost it (released, abandoned, stale)."""
 
 
 class Claimer:
@@ -184,7 +186,7 @@ class Claimer:
             raise
         self._mine[unit] = epoch
         logger.debug("unit claimed", extra={"unit": unit, "epoch": epoch, "reason": why})
-        return Claimed(unit, epoch)
+        return Claimed(unit, epoch, why)
 
     def _found_commit(self, unit: int) -> None:
         self.committed(unit)

@@ -290,6 +290,7 @@ class Supervisor:
     def _worker_launch(self, slot: int, *, units: int = 0) -> WorkerLaunch:
         spec = self._run.spec
         pool = spec.pools()[0]
+        endpoint = spec.model.engine.open_ai
         return WorkerLaunch(
             run=self._run.metadata.name,
             node=os.uname().nodename,
@@ -304,6 +305,7 @@ class Supervisor:
             pool=pool.name,
             gpus=pool.gpu.count if pool.gpu is not None and self._devices else 0,
             engine_args=engine_arguments(spec.model.engine, pool.engine),
+            endpoint=endpoint.base_url if endpoint is not None else "",
             heartbeat_seconds=spec.durability.heartbeat_seconds,
             lease_seconds=spec.durability.lease_seconds,
             checkpoint_seconds=spec.durability.checkpoint_seconds,

@@ -172,13 +172,14 @@ def engine_settings(
         args=tuple(model.engine.args),
         uses_seeds=spec.sampling.seed is not None,
         uses_min_p=uses_min_p,
+        base_url=model.engine.open_ai.base_url if model.engine.open_ai is not None else "",
     )
 
 
 async def _check_engine(spec: RephraseRunSpec, settings: engines.EngineSettings) -> None:
     for arguments in {engine_arguments(spec.model.engine, pool.engine) for pool in spec.pools()}:
         # without arguments there is nothing to refuse, and importing vLLM to find that out takes 15 s
-        if arguments or not engines.installed(settings.type):
+        if arguments or settings.type != EngineType.VLLM or not engines.installed(settings.type):
             await asyncio.to_thread(engines.check, settings.with_args(arguments))
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from rephrase_api.errors import (
     Drained,
     EngineFailed,
     ExitCode,
+    InvalidModel,
     LedgerDamaged,
     RephraseError,
     SpecMismatch,
@@ -32,7 +34,7 @@ from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
 from rephrase_runner import engines
 from rephrase_runner.columns import schema_from_text
-from rephrase_runner.engines.base import Engine, EngineDead, Request, Sampling
+from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request, RequestFailed
 from rephrase_runner.job import Job, Pace
 from rephrase_runner.ledger import Ledger, read_spec
 from rephrase_runner.preflight import Mounted, engine_settings
@@ -225,13 +227,19 @@ async def _make_worker(
         )
     if await ledger.manifest() is not None:
         return None
-    settings = engine_settings(
-        spec,
-        revision=record.resolved.model_revision,
-        max_model_length=record.resolved.max_model_length,
-        gpus=launch.gpus,
-        uses_min_p=any(prompt.sampling.get("min_p") for prompt in record.resolved.prompts),
-    ).with_args(launch.engine_args)
+    settings = replace(
+        engine_settings(
+            spec,
+            revision=record.resolved.model_revision,
+            max_model_length=record.resolved.max_model_length,
+            gpus=launch.gpus,
+            uses_min_p=any(prompt.sampling.get("min_p") for prompt in record.resolved.prompts),
+        ),
+        args=launch.engine_args,
+        base_url=launch.endpoint,
+        api_key_file=launch.api_key_file,
+        statistics=bool(launch.pod_uid),  # only a pod is scraped
+    )
     kept = schema_from_text(plan.kept_schema)
     source = StorageOptions.of(launch.source_storage, launch.source_credentials)
 
@@ -369,20 +377,43 @@ async def warm_up(
 ) -> None:
     """Claim nothing before the engine has answered: one that cannot never touches the ledger.
 
+    Every prompt is asked once, so that a parameter that the engine does not know fails no document.
+
     Raises:
         EngineFailed: it died or hung over its first request.
+        InvalidModel: it refuses what the run would ask.
     """
-    ids, _ = prompts[0].around(engine.tokenizer.encode("Warm-up."), 8)
-    request = Request(ids, Sampling(max_tokens=1))
+    requests = [
+        Request(
+            prompt.around(engine.tokenizer.encode("Warm-up."), 8)[0],
+            replace(prompt.sampling, max_tokens=1),
+        )
+        for prompt in prompts
+    ]
+    refused: list[str] = []
+
+    def deliver(_index: int, outcome: Completion | RequestFailed) -> None:
+        if isinstance(outcome, RequestFailed) and not outcome.retryable:
+            refused.append(outcome.message)
+
     try:
         async with asyncio.timeout(patience_seconds):
-            await engine.generate([request], lambda _index, _outcome: None)
+            await engine.generate(requests, deliver)
+        if refused:
+            raise InvalidModel(
+                f"refuses the first request: {refused[0]}",
+                where="spec.model",
+                remedy="Change what it names: all documents would fail so.",
+            )
     except (EngineDead, TimeoutError) as error:
         await asyncio.to_thread(engine.close)
         raise EngineFailed(
             f"the engine did not answer its first request: {str(error) or 'it hangs'}",
             remedy="See its log above; try other engine arguments.",
         ) from error
+    except RephraseError:
+        await asyncio.to_thread(engine.close)
+        raise
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -183,6 +183,7 @@ class Shift:
             since=self._clock(),
         )
         self._holdings[unit.index] = holding
+        self._vitals.leases_expired += claimed.why == "stale"
         if claimed.epoch > 1:
             unreadable = await self._merge(holding)
             logger.info(
@@ -190,6 +191,7 @@ class Shift:
                 extra={
                     "unit": unit.index,
                     "epoch": claimed.epoch,
+                    "reason": claimed.why,
                     "reused": holding.reused,
                     "unreadable_checkpoints": unreadable,
                 },

@@ -38,7 +38,7 @@ from typing_extensions import override
 
 from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError, StorageFull
 from rephrase_api.v1alpha1.shared import Storage
-from rephrase_runner.durations import REQUEST_SECONDS, Durations
+from rephrase_runner.durations import Durations
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -149,8 +149,10 @@ class Store:
         self.uri = uri.rstrip("/") if uri.rstrip("/") else uri
         self.local = is_local(uri)
         options = options or StorageOptions()
-        self.durations = {op: Durations(REQUEST_SECONDS) for op in OPERATIONS}
+        self.durations = {op: Durations() for op in OPERATIONS}
         """How long requests took, retries included, by operation."""
+        self.errors = 0
+        """Requests, each retry for itself, that got no answer or a refusal."""
         self._synced: set[Path] = set()
         self._own_refusals = 0
         self._random: Random = Random()  # noqa: S311 - jitter is no secret
@@ -248,6 +250,7 @@ class Store:
             with self.durations["put"].timed():
                 await obstore.put_async(self._quick, name, data, use_multipart=False)
         except (BaseError, OSError) as error:
+            self.errors += 1
             self._own_refusals += isinstance(error, _REFUSALS)
             self.raise_if_final(error, name, refused_before=self._own_refusals > 1)
             raise Unclear(str(error).splitlines()[0], where=f"{self.uri}/{name}") from error
@@ -439,6 +442,7 @@ class _Tries:
     def note(self, error: Exception) -> None:
         """A try failed; raises if no further one can help (a refusal counts from the second on)."""
         self.last = error
+        self._store.errors += 1
         self._refusals += isinstance(error, _REFUSALS)
         self._store.raise_if_final(error, self._name, refused_before=self._refusals > 1)
 

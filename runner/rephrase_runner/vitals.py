@@ -1,10 +1,11 @@
 """What a worker tells about itself in its heartbeats: phase, counters, rate, seconds by phase."""
 
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rephrase_runner.durations import UNIT_SECONDS, Durations
+from rephrase_runner.openings import Openings
 from rephrase_runner.records import Commit
 
 _REMEMBERED_COMMITS = 32
@@ -30,7 +31,13 @@ class Vitals:
         """By kind (prompt, completion) and outcome (committed, discarded)."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Committed samples by prompt and outcome."""
+        self.openings: defaultdict[str, Openings] = defaultdict(Openings)
+        """Of the last rewrites, by prompt."""
         self.unit_durations = Durations(UNIT_SECONDS)
+        self.leases_expired = 0
+        """Units taken over from workers that fell silent."""
+        self.requests: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """How many the engine has now, and how many wait for their next attempt."""
         self.saved_at = now
         self._commits: deque[int] = deque(maxlen=_REMEMBERED_COMMITS)
         self._seconds: dict[str, float] = {}
@@ -86,6 +93,7 @@ class Vitals:
         self._marks.append((now, self.generated_tokens))
         first, tokens = self._marks[0]
         elapsed = now - first
+        running, waiting = self.requests()
         state = self.phase if self.phase in {"draining", "gone"} else "live"
         return {
             "state": state,
@@ -97,6 +105,8 @@ class Vitals:
             "failed": self.failed,
             "prompt_tokens": self.prompt_tokens,
             "generated_tokens": self.generated_tokens,
+            "running": running,
+            "waiting": waiting,
             "tokens_per_second": (self.generated_tokens - tokens) / elapsed if elapsed else 0.0,
             "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
         }

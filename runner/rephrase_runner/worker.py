@@ -75,6 +75,7 @@ class Worker:
         self._preparer = preparer
         self._reader = reader
         self._vitals = vitals
+        vitals.requests = self._requests
         self._identity = identity
         self._pace = pace
         self._drain = drain
@@ -325,5 +326,10 @@ class Worker:
         return holding.describe() if holding is not None else Hold(unit=unit, epoch=epoch)
 
     def _describe(self) -> dict[str, Any]:
-        running = self._shift.answerer.slots.taken if self._shift is not None else 0
-        return self._vitals.describe(self._clock()) | {"running": running}
+        return self._vitals.describe(self._clock())
+
+    def _requests(self) -> tuple[int, int]:
+        if self._shift is None:
+            return 0, 0
+        answerer = self._shift.answerer
+        return answerer.asked, answerer.slots.taken - answerer.asked

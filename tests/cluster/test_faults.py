@@ -142,7 +142,7 @@ def check_counted(runs: Runs, run: Object, seen: Seen, *, disruptions: int) -> N
     seconds, disrupted, failed = counted(run)
     assert (disrupted, failed) == (disruptions, 0), run["status"].get("recentFailures")
     assert abs(seconds - seen.seconds) < 0.5
-    assert seen.doubles == []
+    assert seen.doubles == [], seen.story
     assert runs.verify().returncode == 0
 
 

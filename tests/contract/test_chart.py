@@ -62,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
         "reconcileSeconds": 0.5,
         "crashLoopFailures": 10,
         "logLevel": "Debug",
+        "limits": {"maxWorkersPerRun": 64, "maxRunsPerNamespace": 2, "allowPodTemplate": False},
         "ports": {"health": 18080, "metrics": 18081},
         "serviceAccount": {"annotations": {"cloud.example/role": "operator"}},
         "runner": {
@@ -146,6 +147,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no namespace": ({"watchNamespaces": ["Team_A"]}, "at '/watchNamespaces/0'"),
     "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "at '/watchNamespaces'"),
     "an unknown level": ({"logLevel": "info"}, "'Debug', 'Info', 'Warning', 'Error'"),
+    "a limit below none": ({"limits": {"maxWorkersPerRun": -1}}, "minimum: got -1, want 0"),
     "a privileged port": ({"ports": {"health": 80}}, "at '/ports/health'"),
     "a setting as variable": ({"extraEnv": [{"name": LOG_LEVEL}]}, "at '/extraEnv/0/name'"),
     "prices of an unknown kind": (
@@ -418,6 +420,9 @@ def test_values_reach_the_operator() -> None:
     values = CASES["everything"]
     assert settings.reconcile_seconds == values["reconcileSeconds"]
     assert settings.crash_loop_failures == values["crashLoopFailures"]
+    assert settings.max_workers_per_run == values["limits"]["maxWorkersPerRun"]
+    assert settings.max_runs_per_namespace == values["limits"]["maxRunsPerNamespace"]
+    assert settings.allow_pod_template is values["limits"]["allowPodTemplate"]
     assert settings.health_port == values["ports"]["health"]
     assert settings.metrics_port == values["ports"]["metrics"]
     assert environment("everything")["HTTPS_PROXY"] == "http://proxy.example:3128"

@@ -4,6 +4,7 @@ The last test uses the engine up.
 """
 
 import asyncio
+import inspect
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from rephrase_api.v1alpha1.generation import PromptLayout
 from rephrase_runner.engines import EngineSettings, build
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request
 from rephrase_runner.engines.vllm_engine import VLLMEngine
+from rephrase_runner.engines.vllm_metrics import PASSED_ON, passed_on
 from rephrase_runner.prompts import compile_prompts, compose
 from rephrase_runner.records import ResolvedPrompt
 from rephrase_runner.truncate import encode_head
@@ -42,6 +44,7 @@ def engine(model: Path) -> Iterator[Engine]:
         max_model_length=4096,
         args=("--max-num-seqs=64", "--enforce-eager"),
         uses_seeds=True,
+        statistics=True,
     )
     with ThreadPoolExecutor(1) as thread:  # which ends before the engine is used, as in a worker
         built = thread.submit(build, settings).result()
@@ -59,6 +62,13 @@ def processes_of(engine: Engine) -> list[psutil.Process]:
     return [*cores, *(worker for core in cores for worker in core.children())]
 
 
+def passed() -> dict[str, float]:
+    """The samples that are passed on, by name."""
+    samples = [sample for family in passed_on() for sample in family.samples]
+    assert len(samples) == len({sample.name for sample in samples})
+    return {sample.name: sample.value for sample in samples}
+
+
 def is_alive(process: psutil.Process) -> bool:
     """Whether it still runs; one that ended and that nobody has waited for yet holds nothing."""
     return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
@@ -74,6 +84,21 @@ async def in_flight(engine: Engine, count: int) -> None:
 async def test_context_and_requests_in_flight_are_what_the_settings_say(engine: Engine) -> None:
     assert engine.context_tokens == 4096
     assert engine.max_in_flight == 64 + 32
+
+
+async def test_all_metrics_that_are_passed_on_are_there_one_series_each(engine: Engine) -> None:
+    from vllm.v1.spec_decode import metrics as of_speculation
+
+    finished, tokens = "vllm:e2e_request_latency_seconds_count", "vllm:generation_tokens_total"
+    before = passed()
+    outcome = await answer(engine, a_request(engine))
+    await eventually(lambda: passed()[finished] > before.get(finished, 0), "it is counted")
+    speculation = {name for name in PASSED_ON if "spec_decode" in name}
+    source = inspect.getsource(of_speculation)
+
+    assert passed().keys() == PASSED_ON.keys() - speculation
+    assert passed()[tokens] - before.get(tokens, 0) == outcome.completion_tokens
+    assert all(name.removesuffix("_total") in source for name in speculation)
 
 
 async def test_every_preset_is_answered_in_both_layouts_and_cut_documents_fit(

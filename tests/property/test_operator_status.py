@@ -35,6 +35,8 @@ REFUSALS = [
     Reason.NAME_CONFLICT,
     Reason.PRICE_MISSING,
     Reason.OUTPUT_IN_USE,
+    Reason.NOT_ALLOWED,
+    Reason.TOO_MANY_RUNS,
     Reason.NOT_CHECKED,
 ]
 WORDS = st.sampled_from(

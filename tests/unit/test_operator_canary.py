@@ -10,6 +10,7 @@ import pytest
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_api.v1alpha1.policy import MaxFailedDocuments
 from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_operator.expected import expected_rate
 from rephrase_operator.jobs import driver_job, template_hash, worker_job
 from rephrase_operator.look import Look, decide
 from rephrase_operator.observed import JobSeen, Observed, job_seen
@@ -34,7 +35,7 @@ from support.looks import (
 from support.manifests import merged
 
 MANUAL = {"canary": {"documents": 5000, "approval": "Manual"}}
-POOLS = {"max": 4, "pools": [{"name": "default", "gpu": {"name": "L4"}}]}
+POOLS: dict[str, Any] = {"max": 4, "pools": [{"name": "default", "gpu": {"name": "L4"}}]}
 
 
 def a_canary_run(**spec: Any) -> RephraseRun:  # noqa: ANN401
@@ -387,6 +388,17 @@ def test_scaling_goes_on_from_the_rate_that_it_showed() -> None:
 
     assert passed.scaling is not None
     assert (passed.scaling.target, passed.scaling.reason) == (2, "Deadline")
+
+
+def test_workers_at_work_are_expected_to_be_as_fast_as_the_canary() -> None:
+    one = expected_rate(looked(a_canary_run(), with_canary(told(), a_job(0), units=3)))
+    two = expected_rate(looked(a_canary_run(), with_canary(told(), a_job(0), a_job(1), units=3)))
+    pools = [*POOLS["pools"], {"name": "od", "gpu": {"name": "H100"}}]
+    elsewhere = with_canary(told(), a_job(0, pool="od"), units=3)
+    unmeasured = expected_rate(looked(a_canary_run(workers={"pools": pools}), elsewhere))
+
+    assert (one, two, unmeasured) == (1000.0, 2000.0, None)
+    assert expected_rate(looked(a_canary_run(), DONE)) is None
 
 
 # -- its Jobs --

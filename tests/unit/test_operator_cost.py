@@ -102,10 +102,13 @@ def test_settings_are_read_from_the_environment_and_all_but_the_images_have_defa
         METRICS_PORT="9000",
         HOST="127.0.0.1",
         LOG_LEVEL="Debug",
+        MAX_WORKERS_PER_RUN="64",
+        MAX_RUNS_PER_NAMESPACE="2",
+        ALLOW_POD_TEMPLATE="false",
     )
 
     assert found == Settings(
-        *("runner:1", "driver:1", ("a", "b"), 0.5, 3, "Debug", "127.0.0.1", 0, 9000),
+        *("runner:1", "driver:1", ("a", "b"), 0.5, 3, 64, 2, False, "Debug", "127.0.0.1", 0, 9000),
         prices="/etc/prices.yaml",
     )
     assert read(**NEEDED) == Settings("runner:1", "driver:1")
@@ -118,12 +121,14 @@ def test_all_problems_of_the_settings_are_told_at_once() -> None:
         "METRICS_PORT": "70000",
         "CRASH_LOOP_FAILURES": "inf",
         "LOG_LEVEL": "Loud",
+        "MAX_WORKERS_PER_RUN": "-1",
+        "ALLOW_POD_TEMPLATE": "no",
     }
 
     with pytest.raises(Problems) as caught:
         read(RUNNER_IMAGE="x", **wrong)
 
-    assert len(caught.value.problems) == 6
+    assert len(caught.value.problems) == 8
     for name in (*wrong, "DRIVER_IMAGE"):
         assert f"REPHRASE_OPERATOR_{name}" in str(caught.value)
 

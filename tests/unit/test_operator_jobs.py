@@ -227,6 +227,45 @@ def test_secrets_are_files_and_never_variables() -> None:
         assert environment["HF_TOKEN_PATH"] == f"{mounts['model-secret']['mountPath']}/token"
 
 
+def an_endpoint(**fields: Any) -> RephraseRun:  # noqa: ANN401
+    engine = {"type": "OpenAI", "openAI": {"baseURL": "https://one/v1", **fields}}
+    return a_run(model={"name": "m", "maxModelLength": 4096, "engine": engine})
+
+
+def test_the_key_of_an_endpoint_is_a_file_of_the_workers_alone() -> None:
+    run = an_endpoint(apiKeySecretRef={"name": "endpoint", "key": "token"})
+
+    job = a_worker(run)
+
+    volumes = {one["name"]: one for one in pod_of(job)["volumes"]}
+    mounts = {one["name"]: one for one in container_of(job)["volumeMounts"]}
+    launch = WorkerLaunch.from_environment(environment_of(job))
+    assert volumes["endpoint-secret"]["secret"] == {
+        "secretName": "endpoint",
+        "items": [{"key": "token", "path": "api-key"}],
+        "defaultMode": 0o440,
+    }
+    assert launch.api_key_file == f"{mounts['endpoint-secret']['mountPath']}/api-key"
+    assert launch.endpoint == "https://one/v1"
+    assert "secretKeyRef" not in json.dumps(job)
+    assert "endpoint-secret" not in json.dumps(a_driver(run))
+
+
+def test_another_endpoint_or_key_restarts_workers() -> None:
+    hashes = [
+        worker_hash(an_endpoint(**fields))
+        for fields in (
+            {},
+            {"baseURL": "https://two/v1"},
+            {"apiKeySecretRef": {"name": "one"}},
+            {"apiKeySecretRef": {"name": "two"}},
+            {"apiKeySecretRef": {"name": "two", "key": "token"}},
+        )
+    ]
+
+    assert len(set(hashes)) == len(hashes)
+
+
 def test_a_claim_that_many_read_holds_models_and_nothing_that_a_worker_writes() -> None:
     cache = {"persistentVolumeClaim": {"claimName": "models-rox"}}
     job = a_worker(a_run(**two_pools({"modelCache": cache}, {})))

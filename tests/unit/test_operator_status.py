@@ -557,7 +557,7 @@ def test_ends_refusals_and_scaling_are_events_and_the_last_units_are_no_scaling(
     up, last = transitions(a_look(), scaled(90), scaled(99))
 
     (told,) = (event for event in up if event.reason == "WorkersScaled")
-    assert told.message == "0 -> 4 wanted: no deadline: as many as spec.workers allows, 4"
+    assert told.message == "0 -> 4 wanted: no deadline: as many as are allowed, 4"
     assert "WorkersScaled" not in [event.reason for event in last]
     for look, kind, reason in (
         (a_look(verdict=COMPLETE), "Normal", "Completed"),

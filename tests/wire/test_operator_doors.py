@@ -179,13 +179,28 @@ async def test_what_the_api_server_or_a_balancer_says_is_told(
     assert refused.value.code == code
 
 
-async def test_a_connection_that_is_cut_is_no_answer(connected: Connect) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
+async def hung_up(request: web.Request) -> web.Response:
+    """The connection is cut before there is an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
 
-    async with connected(answer) as cluster:
+
+async def test_each_answer_is_counted_by_method_and_status_and_silence_too(
+    connected: Connect,
+) -> None:
+    counted: list[tuple[str, int]] = []
+    for answer in (conflict({"uid": "theirs"}), hung_up):
+        async with connected(answer) as cluster:
+            cluster.answered = lambda method, code: counted.append((method, code))
+            with pytest.raises((NameTaken, Refused)):
+                await cluster.create_job(JOB)
+
+    assert counted == [("POST", 409), ("GET", 200), ("POST", 0)]
+
+
+async def test_a_connection_that_is_cut_is_no_answer(connected: Connect) -> None:
+    async with connected(hung_up) as cluster:
         with pytest.raises(Refused, match="does not answer") as refused:
             await cluster.patch_status(RUN, {"phase": "Running"})
 

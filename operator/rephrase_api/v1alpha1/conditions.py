@@ -53,6 +53,9 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     OUTPUT_IN_USE = "OutputInUse"
     PRICE_MISSING = "PriceMissing"
+    NOT_ALLOWED = "NotAllowed"
+    TOO_MANY_RUNS = "TooManyRuns"
+    WORKERS_LIMITED = "WorkersLimited"
     NOT_CHECKED = "NotChecked"
 
     PLANNED = "Planned"
@@ -127,13 +130,15 @@ _C, _S, _R = ConditionType, ConditionStatus, Reason
 
 REASONS: Mapping[ConditionType, Mapping[ConditionStatus, tuple[Reason, ...]]] = {
     _C.ACCEPTED: {
-        _S.TRUE: (_R.ACCEPTED,),
+        _S.TRUE: (_R.ACCEPTED, _R.WORKERS_LIMITED),
         _S.FALSE: (
             _R.INVALID_SPEC,
             _R.POD_TEMPLATE_REJECTED,
             _R.NAME_CONFLICT,
             _R.OUTPUT_IN_USE,
             _R.PRICE_MISSING,
+            _R.NOT_ALLOWED,
+            _R.TOO_MANY_RUNS,
         ),
         _S.UNKNOWN: (_R.NOT_CHECKED,),
     },

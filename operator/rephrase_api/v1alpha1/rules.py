@@ -205,6 +205,16 @@ RULES: tuple[Rule[Any], ...] = (
         remedy="it is the name the endpoint knows the model by",
     ),
     Rule(
+        on=LanguageModel,
+        cel="self.engine.type != 'OpenAI' || has(self.maxModelLength)",
+        holds=lambda model: (
+            model.engine.type is not EngineType.OPENAI or model.max_model_length is not None
+        ),
+        message="must be set for engine OpenAI",
+        field=".maxModelLength",
+        remedy="an endpoint does not say how long its context is",
+    ),
+    Rule(
         on=Engine,
         cel="(self.type == 'OpenAI') == has(self.openAI)",
         holds=lambda engine: (engine.type is EngineType.OPENAI) == (engine.open_ai is not None),

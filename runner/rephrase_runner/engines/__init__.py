@@ -31,6 +31,9 @@ class EngineSettings:
         args: settings for speed, one ``--flag=value`` or ``--flag`` each.
         uses_seeds: whether requests will have seeds.
         uses_min_p: whether requests will have min_p.
+        statistics: whether the engine keeps metrics of its own.
+        base_url: of the endpoint, for OpenAI.
+        api_key_file: with the endpoint's key; empty = the environment.
     """
 
     type: str
@@ -45,6 +48,9 @@ class EngineSettings:
     args: tuple[str, ...] = ()
     uses_seeds: bool = False
     uses_min_p: bool = False
+    statistics: bool = False
+    base_url: str = ""
+    api_key_file: str = ""
 
     def with_args(self, args: tuple[str, ...]) -> Self:
         """The same with other settings for speed."""
@@ -69,8 +75,13 @@ def _echo() -> _Module:
     return echo
 
 
-_ENGINES = {"VLLM": _vllm, "Echo": _echo}
-_NOT_YET = ("OpenAI",)
+def _openai() -> _Module:
+    from rephrase_runner.engines import openai_engine
+
+    return openai_engine
+
+
+_ENGINES = {"VLLM": _vllm, "OpenAI": _openai, "Echo": _echo}
 
 
 def check(settings: EngineSettings) -> None:
@@ -90,7 +101,7 @@ def build(settings: EngineSettings) -> Engine:
     Raises:
         InvalidSpec: a wrong argument, or an engine that is not there.
         InvalidModel: the model does not exist, cannot be read, or cannot do what is asked.
-        AccessRefused: the model's hub refuses us or cannot be reached.
+        AccessRefused: the model's hub refuses us or cannot be reached, or a key cannot be read.
         EngineFailed: the engine did not start.
     """
     return _module(settings.type).build(settings)
@@ -102,12 +113,6 @@ def installed(engine_type: str) -> bool:
 
 
 def _module(engine_type: str) -> _Module:
-    if engine_type in _NOT_YET:
-        raise InvalidSpec(
-            f"the engine {engine_type} is not available yet in this version",
-            where=_TYPE,
-            remedy=f"Use one of {', '.join(_ENGINES)}.",
-        )
     if engine_type not in _ENGINES:
         raise InvalidSpec(
             f"there is no engine {engine_type!r}",

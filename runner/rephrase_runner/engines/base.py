@@ -1,7 +1,8 @@
 """The interface of an engine: a list of requests in, an outcome for each as it finishes.
 
 An engine knows two kinds of trouble. A *request* failed: that is delivered as a value, the others are
-not touched. The *engine* died: `generate` raises `EngineDead`, for every call in flight.
+not touched. The *engine* died: `generate` raises `EngineDead`, for every call in flight. A third,
+that a person must act (an endpoint refuses the key), is a `RephraseError`.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,8 +96,10 @@ class Engine(Protocol):
     """Prompt plus completion must fit in this many tokens."""
     max_in_flight: int
     """Requests to keep submitted so that the engine is never idle."""
-    steps: int
-    """Grows with every sign of life; standing still with requests in flight, the engine hangs."""
+
+    @property
+    def steps(self) -> int:
+        """Grows with every sign of life; standing still with requests in flight, the engine hangs."""
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """Answer all `requests`, submitted together and in their order; return when all are answered.
@@ -108,6 +111,7 @@ class Engine(Protocol):
 
         Raises:
             EngineDead: the engine is gone; what was delivered before stands, the rest is lost.
+            RephraseError: a person must act; likewise, and no document is to blame.
         """
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ Same prompt, sampling and seed give the same answer on any machine. Everything a
 does on demand, at a text in the prompt, so that a fault follows a document and not a moment.
 """
 
-import argparse
 import asyncio
 import re
 import threading
@@ -14,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from typing_extensions import override
 from xxhash import xxh3_64_intdigest
 
-from rephrase_api.errors import InvalidSpec
 from rephrase_runner.engines import EngineSettings
+from rephrase_runner.engines.arguments import ArgumentParser, not_negative, positive, text
 from rephrase_runner.engines.base import (
     Completion,
     Deliver,
@@ -61,51 +59,18 @@ class Arguments:
     hang_on: str | None = None
 
 
-class _Parser(argparse.ArgumentParser):
-    @override
-    def error(self, message: str) -> NoReturn:
-        allowed = ", ".join(name for action in self._actions for name in action.option_strings)
-        raise InvalidSpec(
-            message, where="spec.model.engine.args", remedy=f"The engine Echo knows {allowed}."
-        )
-
-
 def _parse(args: Sequence[str]) -> Arguments:
-    parser = _Parser(
-        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, prog="echo"
-    )
-    parser.add_argument("--latency-seconds", type=_not_negative)
-    parser.add_argument("--concurrency", type=_positive)
-    parser.add_argument("--start-seconds", type=_not_negative)
-    parser.add_argument("--output-tokens", type=_positive)
-    parser.add_argument("--context-tokens", type=_positive)
-    parser.add_argument("--fail-on", type=_text)
-    parser.add_argument("--fail-times", type=_positive)
-    parser.add_argument("--die-on", type=_text)
-    parser.add_argument("--hang-on", type=_text)
+    parser = ArgumentParser("Echo")
+    parser.add_argument("--latency-seconds", type=not_negative)
+    parser.add_argument("--concurrency", type=positive)
+    parser.add_argument("--start-seconds", type=not_negative)
+    parser.add_argument("--output-tokens", type=positive)
+    parser.add_argument("--context-tokens", type=positive)
+    parser.add_argument("--fail-on", type=text)
+    parser.add_argument("--fail-times", type=positive)
+    parser.add_argument("--die-on", type=text)
+    parser.add_argument("--hang-on", type=text)
     return Arguments(**vars(parser.parse_args(args)))
-
-
-def _not_negative(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number from 0 on, got {value}")
-    return number
-
-
-def _positive(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {value}")
-    return int(value)
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise argparse.ArgumentTypeError("must not be empty: every prompt holds the empty text")
-    return value
 
 
 def check(settings: EngineSettings) -> None:

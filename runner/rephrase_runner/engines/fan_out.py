@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from rephrase_api.errors import RephraseError
 from rephrase_runner.engines.base import (
     Completion,
     Deliver,
@@ -21,7 +22,7 @@ async def fan_out(requests: Sequence[Request], deliver: Deliver, answer: Answer)
     waits happens in that order. Cancelling this call cancels them all.
 
     Raises:
-        EngineDead: `answer` raised it for a request; the others are cancelled.
+        EngineDead, RephraseError: `answer` raised it for a request; the others are cancelled.
     """
 
     async def one(index: int, request: Request) -> None:
@@ -31,8 +32,8 @@ async def fan_out(requests: Sequence[Request], deliver: Deliver, answer: Answer)
         async with asyncio.TaskGroup() as tasks:
             for index, request in enumerate(requests):
                 tasks.create_task(one(index, request))
-    except* EngineDead as deaths:
-        first = deaths.exceptions[0]
+    except* (EngineDead, RephraseError) as ends:
+        first = ends.exceptions[0]
     else:
         return
     raise first

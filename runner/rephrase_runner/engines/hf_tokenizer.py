@@ -48,23 +48,21 @@ class HFTokenizer:
             )
         self._tokenizer = tokenizer
         self._chat_template = chat_template
-        self._template = _copy(backend)
-        self._plain = _copy(backend)
+        self._template = copied(backend)
+        self._plain = copied(backend)
         self._plain.encode_special_tokens = True
-        self._special = frozenset(
-            number for number, token in backend.get_added_tokens_decoder().items() if token.special
-        )
+        self._special = special_tokens(backend)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a document, none of them special."""
-        ids = _encode(self._plain, text)
+        ids = encoded(self._plain, text)
         if self._special.isdisjoint(ids):
             return ids
         return [number for number in ids if number not in self._special]
 
     def encode_template(self, text: str) -> list[int]:
         """Tokens of a piece of the rendered chat template."""
-        return _encode(self._template, text)
+        return encoded(self._template, text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens; special ones have none."""
@@ -99,7 +97,8 @@ class HFTokenizer:
         return rendered
 
 
-def _copy(backend: Any) -> Any:  # noqa: ANN401
+def copied(backend: Any) -> Any:  # noqa: ANN401
+    """A tokenizer of the package tokenizers once more, that neither cuts nor fills."""
     copy = type(backend).from_str(backend.to_str())
     # a tokenizer.json may ask for cutting or filling, which is not for the tokenizer to decide
     copy.no_truncation()
@@ -107,7 +106,14 @@ def _copy(backend: Any) -> Any:  # noqa: ANN401
     return copy
 
 
-def _encode(backend: Any, text: str) -> list[int]:  # noqa: ANN401
+def special_tokens(backend: Any) -> frozenset[int]:  # noqa: ANN401
+    """Those that mean something to the model beside their text."""
+    added = backend.get_added_tokens_decoder()
+    return frozenset(number for number, token in added.items() if token.special)
+
+
+def encoded(backend: Any, text: str) -> list[int]:  # noqa: ANN401
+    """Tokens of a text, nothing added."""
     # the batch call leaves out character offsets, and with them a third of the time
     encode = backend.encode_batch_fast
     try:

@@ -86,6 +86,17 @@ def model_error(error: Exception, model: str) -> RephraseError:
     return EngineFailed(f"vLLM did not start with {model}: {error}", remedy="See its log above.")
 
 
+def tokenizer_error(error: Exception, name: str) -> RephraseError:
+    """The error of ours for a tokenizer of `name` that cannot be had or read; to be raised from it."""
+    kind = AccessRefused if isinstance(model_error(error, name), AccessRefused) else InvalidModel
+    return kind(
+        f"no tokenizer from {name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        where="spec.model.tokenizer",
+        remedy="Name the hub's repository of the model that the endpoint serves, or a folder with its "
+        "tokenizer.json: documents are cut by its tokens.",
+    )
+
+
 def _misfit(error: ValidationError, model: str) -> RephraseError:
     details = "; ".join(
         ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))

@@ -74,7 +74,12 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     # before the long wait for the weights
     tokenizer = HFTokenizer(tokenizer, settings.chat_template)
     try:
-        engine = AsyncLLM.from_vllm_config(config, usage_context=context, disable_log_stats=True)
+        engine = AsyncLLM.from_vllm_config(
+            config,
+            usage_context=context,
+            stat_loggers=[_statistics()] if settings.statistics else None,
+            disable_log_stats=True,
+        )
     except Exception as error:
         memory = " (the kernel ended a process for want of memory)" if oom_kills() > kills else ""
         raise EngineFailed(
@@ -82,6 +87,21 @@ def build(settings: EngineSettings) -> "VLLMEngine":
             remedy="See its log above.",
         ) from error
     return VLLMEngine(engine, tokenizer, kills)
+
+
+def _statistics() -> Any:  # noqa: ANN401 - a class of vLLM
+    """What keeps vLLM's metrics in the process' registry, for `vllm_metrics` to pass on."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class Statistics(PrometheusStatLogger):  # type: ignore[misc]
+        """Without the times between tokens: an observation for each token, which nobody asks for."""
+
+        def record(self, scheduler: Any, steps: Any, *others: Any, **named: Any) -> None:  # noqa: ANN401
+            if steps is not None:
+                steps.inter_token_latencies_iter.clear()
+            super().record(scheduler, steps, *others, **named)
+
+    return Statistics
 
 
 def _arguments(settings: EngineSettings) -> argparse.Namespace:

@@ -68,3 +68,4 @@ class LocalOperator:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        sys.stdout.write(f"--- {self._log.name}\n{self.log}")  # shown of a test that failed

@@ -56,6 +56,15 @@ class Seen:
         return found
 
     @property
+    def story(self) -> str:
+        """Of each pod a line: when it got its node, was told to end, ended, and how."""
+        return "\n".join(
+            f"{pod['metadata']['name']} of {_owner(pod)}: {condition(pod, 'PodScheduled')}, told to end "
+            f"{pod['metadata'].get('deletionTimestamp')}, {pod['status'].get('containerStatuses')}"
+            for pod in sorted(self._pods.values(), key=_started)
+        )
+
+    @property
     def seconds(self) -> float:
         """From getting a node to the end of the container, over all pods of workers."""
         return sum(held_seconds(pod) for pod in self.workers)
@@ -126,6 +135,10 @@ def _stopped(pod: Object) -> datetime:
         return _finished(pod)
     grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds", 0))
     return datetime.fromisoformat(meta["deletionTimestamp"]) - grace
+
+
+def _owner(found: Object) -> str:
+    return str(found["metadata"]["ownerReferences"][0]["uid"])
 
 
 def _role(found: Object) -> str:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from rephrase_api.crd import FILE, crd, immutability, main, rendered
+from rephrase_api.crd import crd, files, immutability, main
 from rephrase_api.schema import UnknownConstruct, structural
 from rephrase_api.semantic import MUTABLE, SEMANTIC
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
@@ -72,20 +72,24 @@ def without_empties(value: Any) -> Any:  # noqa: ANN401 - JSON
     return [without_empties(item) for item in value] if isinstance(value, list) else value
 
 
-def test_the_committed_crd_is_up_to_date() -> None:
-    assert (ROOT / "crds" / FILE).read_text() == rendered(), "run `rephrase-crds --write`"
+@pytest.mark.parametrize("name", files(), ids=str)
+def test_the_committed_files_are_up_to_date(name: Path) -> None:
+    assert (ROOT / name).read_text() == files()[name], "run `rephrase-crds --write`"
 
 
-def test_the_check_fails_on_a_stale_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", files(), ids=str)
+def test_the_check_fails_on_a_stale_file(
+    name: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(action: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["rephrase-crds", action, "--directory", str(tmp_path)])
+        monkeypatch.setattr(sys, "argv", ["rephrase-crds", action, "--root", str(tmp_path)])
         main()
 
     with pytest.raises(SystemExit, match="not up to date"):
         run("--check")
     run("--write")
     run("--check")
-    (tmp_path / FILE).write_text(rendered() + "# edited\n")
+    (tmp_path / name).write_text(files()[name] + "# edited\n")
     with pytest.raises(SystemExit, match="rephrase-crds --write"):
         run("--check")
 

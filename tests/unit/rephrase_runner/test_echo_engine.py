@@ -224,9 +224,7 @@ def test_a_wrong_argument_is_refused_with_the_allowed_ones(argument: str, what: 
     assert "--latency-seconds, --concurrency, --start-seconds" in refused.value.remedy
 
 
-def test_an_engine_that_does_not_exist_yet_is_refused() -> None:
-    with pytest.raises(InvalidSpec, match="OpenAI is not available yet in this version"):
-        check(EngineSettings("OpenAI"))
+def test_an_engine_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="there is no engine 'Parrot'"):
         build(EngineSettings("Parrot"))
 

@@ -155,6 +155,7 @@ class Running:
             told = await asyncio.to_thread(_read, reading)
         except asyncio.CancelledError:
             running.kill()
+            await running.ended()  # else nobody would collect it
             raise
         lines = told.splitlines()
         running.pid = next((int(line) for line in lines if line.isdecimal()), 0)
