@@ -186,26 +186,42 @@ async def until_drained(work: Awaitable[T], drain: asyncio.Event) -> T:
 # -- worker --
 
 
-async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+async def load(settings: engines.EngineSettings) -> Engine:
+    """Build the engine in a thread of its own; a drain meanwhile ends the process at once."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
+    building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
+    threads.shutdown(wait=False)
+    return await building
+
+
+Load = Callable[[engines.EngineSettings], Awaitable[Engine]]
+
+
+async def run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load = load) -> None:
     """Load the engine, then claim and commit units until none is left.
+
+    Args:
+        launch: what it is started with.
+        drain: set to stop.
+        load: builds an engine.
 
     Raises:
         Drained, EngineFailed, RephraseError: as `Worker.run`.
     """
     noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
     try:
-        await _run_worker(launch, drain)
+        await _run_worker(launch, drain, load)
     finally:
         noticing.cancel()
 
 
-async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load) -> None:
     vitals = Vitals(asyncio.get_running_loop().time())
     store = Store(
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
     )
     # a store that is away for a while must not keep a drained worker either
-    worker = await until_drained(_make_worker(launch, store, vitals, drain), drain)
+    worker = await until_drained(_make_worker(launch, store, vitals, drain, load), drain)
     if worker is None:
         logger.info("nothing to do: the run is complete")
         return
@@ -214,7 +230,7 @@ async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
 
 
 async def _make_worker(
-    launch: WorkerLaunch, store: Store, vitals: Vitals, drain: asyncio.Event
+    launch: WorkerLaunch, store: Store, vitals: Vitals, drain: asyncio.Event, load: Load
 ) -> Worker | None:
     """Read what the run asks from the ledger; None if it is complete."""
     loop = asyncio.get_running_loop()
@@ -362,14 +378,6 @@ def _identity(launch: WorkerLaunch) -> dict[str, Any]:
         "pool": launch.pool,
         "gpus": launch.gpus,
     }
-
-
-async def load(settings: engines.EngineSettings) -> Engine:
-    """Build the engine in a thread of its own; a drain meanwhile ends the process at once."""
-    threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
-    building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
-    threads.shutdown(wait=False)
-    return await building
 
 
 async def warm_up(

@@ -3,8 +3,8 @@
 Two tiers, since a full grid would take days: first how much one step of the engine takes in, then single
 changes (memory, speculation, compiling) to the best of these; often none of the second tier helps. Within
 a tier by halves: all are measured for a short time, the better half of them for twice as long, until one
-is left. At the end the winner is measured against the run's own settings once more, both for the same
-time, and has to be better by MARGIN: who wins among many has been lucky too.
+is left. If there is time, the winner is measured against the run's own settings once more, both for the
+same time. It has to be better by MARGIN: who wins among many has been lucky too.
 
 What ran out of memory is a result: nothing that needs as much is tried after it.
 """
@@ -190,6 +190,10 @@ class _Book:
         self.beyond_seconds = 0.0
         """What an attempt takes beside its window, at most: start, ramp, end. At first nothing is known."""
 
+    def duel_seconds(self, window_seconds: float) -> float:
+        """What it takes to measure two settings at the end."""
+        return 2 * (self.beyond_seconds + 2 * window_seconds)
+
     def measure(self, args: Args, window: float) -> Generator[Attempt, Trial, None]:
         """Try settings unless that is known already, hopeless, or too late."""
         known = self._windows.get(args, 0.0) >= window or args in self._failed
@@ -232,12 +236,13 @@ def search(
     yield from book.measure(base, window_seconds)
     best = base
     for number, tier in enumerate(tiers):
-        duel = 2 * (book.beyond_seconds + 2 * window_seconds)
-        share = (book.left - duel) / (len(tiers) - number)
+        kept = min(book.duel_seconds(window_seconds), book.left / 3)
+        share = (book.left - kept) / (len(tiers) - number)
         contenders = [best, *(changed(best, change) for change in tier)]
         best = yield from _by_halves(book, contenders, share, window_seconds)
-    for args in (base, best) if best != base and base in book.rates else ():
-        if book.left >= book.beyond_seconds + 2 * window_seconds:
+    dueling = best != base and base in book.rates
+    if dueling and book.left >= book.duel_seconds(window_seconds):
+        for args in (base, best):
             yield from book.measure_again(args, 2 * window_seconds)
     return _verdict(book, base, best)
 
@@ -265,8 +270,8 @@ def _by_halves(book: _Book, contenders: Sequence[Args], seconds: float, window: 
 
 
 def rounds_seconds(count: int, beyond_seconds: float, window_seconds: float) -> float:
-    """What halving takes with so many settings to begin with."""
-    total = 0.0
+    """What halving takes with so many settings to begin with, the first of them measured already."""
+    total = -(beyond_seconds + window_seconds)
     while count > 1:
         total += count * (beyond_seconds + window_seconds)
         count, window_seconds = (count + 1) // 2, window_seconds * 2

@@ -5,7 +5,7 @@
 
 `bare` is what people write: vLLM's `LLM.chat` with all messages in one call. `worker` is the product: a
 real driver process and, in this one, the worker's own main function, to which an engine is handed that is
-loaded already. `first-token` loads as `bare` does, generates one token and ends. Settings and commands
+loaded already. `first-token` loads as `bare` does, and says so after its first token. Settings and commands
 are JSON; a command is a line on standard input, its answer a line on what was standard output.
 """
 
@@ -23,6 +23,7 @@ from rephrase_api.launch import DriverLaunch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_runner import engines
 from rephrase_runner.engines import EngineSettings
+from rephrase_runner.engines.base import Engine
 
 JSON = dict[str, Any]
 
@@ -38,8 +39,6 @@ def main() -> None:
     run = bare(settings)
     if kind == "first-token":
         run({"messages": ["Hello."], "max_tokens": 1})
-        print("{}", file=answers)
-        os._exit(0)
     print("{}", file=answers)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), file=answers)
@@ -75,21 +74,6 @@ def bare(settings: JSON) -> Callable[[JSON], JSON]:
     return run
 
 
-class Loaded:
-    """An engine module whose model stays loaded from run to run."""
-
-    def __init__(self, engine: Any) -> None:  # noqa: ANN401 - VLLMEngine
-        self._engine = engine
-        engine.close = lambda: None
-
-    def check(self, settings: EngineSettings) -> None:
-        """Accepted when it was loaded."""
-
-    def build(self, settings: EngineSettings) -> Any:  # noqa: ANN401 - VLLMEngine
-        """The engine, as it is."""
-        return self._engine
-
-
 async def work(settings: JSON, answers: TextIO) -> None:
     """Runs of the product, with an engine that is built once."""
     engine = await asyncio.to_thread(
@@ -106,22 +90,24 @@ async def work(settings: JSON, answers: TextIO) -> None:
             ),
         ),
     )
-    loaded = Loaded(engine)
-    engines._ENGINES["VLLM"] = lambda: loaded
+    engine.close = lambda: None  # type: ignore[method-assign]  # it stays loaded from run to run
     print("{}", file=answers)
     while line := await asyncio.to_thread(sys.stdin.readline):
         await engine._engine.reset_prefix_cache()  # type: ignore[attr-defined]
-        answer = await run_one(json.loads(line))
+        answer = await run_one(json.loads(line), engine)
         print(json.dumps(answer), file=answers)
 
 
-async def run_one(command: JSON) -> JSON:
+async def run_one(command: JSON, engine: Engine) -> JSON:
     """One run: from the plan to the manifest, which is written when all is published."""
     from rephrase_runner.processes import run_worker
 
+    async def loaded(_settings: EngineSettings) -> Engine:
+        return engine
+
     driver, launch = await asyncio.to_thread(plan, command["manifest"])
     started = time.time()  # noqa: TID251 - compared with a file's time
-    await run_worker(launch, asyncio.Event())
+    await run_worker(launch, asyncio.Event(), loaded)
     if await asyncio.to_thread(driver.wait):
         raise SystemExit(f"the driver failed, see the log beside {launch.output_uri}")
     return account(Path(launch.output_uri), started)
