@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rephrase_api.errors import InvalidModel, InvalidSpec
 from rephrase_api.presets import presets
 from rephrase_api.v1alpha1.generation import PLACEHOLDER, Prompt, PromptLayout
-from rephrase_runner.engines.base import Sampling, Tokenizer
+from rephrase_runner.engines.base import PromptTokens, Sampling, Tokenizer
 from rephrase_runner.records import ResolvedPrompt
 from rephrase_runner.truncate import cut, document_budget
 
@@ -107,10 +107,12 @@ class CompiledPrompt:
             prompt=self.name,
         )
 
-    def around(self, document_tokens: Sequence[int], budget_tokens: int) -> tuple[list[int], bool]:
+    def around(
+        self, document_tokens: Sequence[int], budget_tokens: int
+    ) -> tuple[PromptTokens, bool]:
         """The whole prompt around a document, and whether the document had to be cut for it."""
         kept, truncated = cut(document_tokens, budget_tokens)
-        return [*self.prefix_token_ids, *kept, *self.suffix_token_ids], truncated
+        return PromptTokens(self.prefix_token_ids, kept, self.suffix_token_ids), truncated
 
 
 def compile_prompts(

@@ -5,9 +5,12 @@ not touched. The *engine* died: `generate` raises `EngineDead`, for every call i
 that a person must act (an endpoint refuses the key), is a `RephraseError`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, overload
+
+from typing_extensions import override
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,34 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptTokens(Sequence[int]):
+    """The tokens of a prompt: what stands around a document, and the document, which its prompts share.
+
+    They are joined only when an engine reads them: a worker holds thousands of prompts.
+    """
+
+    before: Sequence[int]
+    document: Sequence[int]
+    after: Sequence[int]
+
+    @override
+    def __len__(self) -> int:
+        return len(self.before) + len(self.document) + len(self.after)
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        return chain(self.before, self.document, self.after)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return [*self][index]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from rephrase_runner.engines.base import (
     Completion,
     Deliver,
     EngineDead,
+    PromptTokens,
     Request,
     RequestFailed,
     Tokenizer,
@@ -30,6 +31,11 @@ from rephrase_runner.engines.fan_out import fan_out
 _SPECIAL = ("<|system|>", "<|user|>", "<|assistant|>")
 _SPLIT = re.compile(f"({'|'.join(map(re.escape, _SPECIAL))})")
 _TOKEN_BYTES = 4
+_WORD_BYTES = 6
+"""About; with the blank after it."""
+_FIRST_SPECIAL = 0xFFFFFFFC
+_NO_TEXT = b"\0\xfc\xfd\xfe\xff"
+"""Filling, and the bytes of special tokens: none is in the UTF-8 of any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class EchoTokenizer:
     """Tokens are the 4-byte words of the UTF-8 text, about as long as a model's tokens.
 
     The last word of a text is filled up with zero bytes; `decode` drops these, and characters cut in two.
-    A special token of the chat template is a number beyond all words whose low 4 bytes are zero.
+    A special token of the chat template is a word that no text has.
     """
 
     def encode(self, text: str) -> list[int]:
@@ -110,7 +116,7 @@ class EchoTokenizer:
         ids = []
         for piece in _SPLIT.split(text):
             if piece in _SPECIAL:
-                ids.append((_SPECIAL.index(piece) + 1) << 32)
+                ids.append(_FIRST_SPECIAL + _SPECIAL.index(piece))
             else:
                 ids += self.encode(piece)
         return ids
@@ -137,6 +143,8 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(arguments.concurrency)
         self._dead = asyncio.Event()
         self._failures: Counter[int] = Counter()
+        self._around: dict[int, tuple[Sequence[int], bytes]] = {}
+        self._document: tuple[Sequence[int], bytes, list[bytes]] = ((), b"", [])
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """See `base.Engine`."""
@@ -173,12 +181,33 @@ class EchoEngine:
         raise EngineDead("exit", f"a prompt holds {self._arguments.die_on!r} (--die-on)")
 
     def _delay_seconds(self, request: Request) -> float:
-        spread = xxh3_64_intdigest(_plain(request.prompt_token_ids), request.seed or 0)
+        prompt, _ = self._read(request.prompt_token_ids)
+        spread = xxh3_64_intdigest(prompt, request.seed or 0)
         return self._arguments.latency_seconds * (0.5 + spread / 2**64)
+
+    def _read(self, prompt: Sequence[int]) -> tuple[bytes, Sequence[bytes]]:
+        """Its text, and the words for answers: its document's, if it says which part that is.
+
+        What prompts share is read once.
+        """
+        if not isinstance(prompt, PromptTokens):
+            text = _plain(prompt)
+            return text, text.split()
+        if prompt.document is not self._document[0]:
+            text = _plain(prompt.document)
+            self._document = prompt.document, text, text.split()
+        _, text, words = self._document
+        return self._text_around(prompt.before) + text + self._text_around(prompt.after), words
+
+    def _text_around(self, token_ids: Sequence[int]) -> bytes:
+        known = self._around.get(id(token_ids))
+        if known is None or known[0] is not token_ids:
+            known = self._around[id(token_ids)] = token_ids, _plain(token_ids)
+        return known[1]
 
     def _answer(self, request: Request) -> Completion | RequestFailed | None:
         """The outcome of a request; None for one that gets none."""
-        prompt = _plain(request.prompt_token_ids)
+        prompt, words = self._read(request.prompt_token_ids)
         asked = self._arguments
         if _holds(prompt, asked.die_on):
             self._dead.set()
@@ -192,9 +221,9 @@ class EchoEngine:
             self._failures[key] += 1
             if asked.fail_times is None or self._failures[key] <= asked.fail_times:
                 return RequestFailed("echo_failed", f"the prompt holds {asked.fail_on!r}")
-        return self._complete(request, prompt)
+        return self._complete(request, prompt, words)
 
-    def _complete(self, request: Request, prompt: bytes) -> Completion:
+    def _complete(self, request: Request, prompt: bytes, words: Sequence[bytes]) -> Completion:
         self.steps += 1
         sampling = request.sampling
         # as in a model, the seed does not matter where the likeliest token is always taken
@@ -204,7 +233,7 @@ class EchoEngine:
         wanted = mean - mean // 2 + key % (mean + 1)
         tokens = min(wanted, sampling.max_tokens)
         finish_reason = "stop" if tokens == wanted else "length"
-        text = _pick(prompt, key, tokens * _TOKEN_BYTES).decode("utf-8", "ignore")
+        text = _pick(words, key, tokens * _TOKEN_BYTES).decode("utf-8", "ignore")
         for stop in sampling.stop:
             if stop in text:
                 text = text.partition(stop)[0]
@@ -214,22 +243,20 @@ class EchoEngine:
 
 def _plain(token_ids: Sequence[int]) -> bytes:
     """UTF-8 of tokens, in which special tokens and filling are nothing."""
-    low_words = memoryview(array("Q", token_ids)).cast("B").cast("I")[::2]
-    return low_words.tobytes().replace(b"\0", b"")
+    return array("I", token_ids).tobytes().translate(None, _NO_TEXT)
 
 
 def _holds(prompt: bytes, text: str | None) -> bool:
     return text is not None and text.encode() in prompt
 
 
-def _pick(prompt: bytes, key: int, size: int) -> bytes:
-    """`size` bytes of words of the prompt, from a place and in steps chosen by `key`.
+def _pick(words: Sequence[bytes], key: int, size: int) -> bytes:
+    """`size` bytes of these words, from a place and in steps chosen by `key`.
 
     It takes every second to fifth word, so that the answer is not a copy of the document.
     """
-    window = size * 8
-    start = key % max(1, len(prompt) - window)
     step = 2 + key % 4
-    words = prompt[start : start + window].split()[1::step] or prompt.split() or [b"-"]
-    answer = b" ".join(words) + b"\n"
+    start = key % max(1, len(words) - step * size // _WORD_BYTES)
+    chosen = words[start : start + step * size : step] or [b"-"]
+    answer = b" ".join(chosen) + b"\n"
     return (answer * (size // len(answer) + 1))[:size]

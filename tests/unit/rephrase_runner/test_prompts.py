@@ -162,7 +162,7 @@ def test_only_the_document_is_cut_and_that_is_said() -> None:
 
     ids, truncated = prompt.around(document, 3)
 
-    assert ids == [*prompt.prefix_token_ids, *document[:3], *prompt.suffix_token_ids]
+    assert [*ids] == [*prompt.prefix_token_ids, *document[:3], *prompt.suffix_token_ids]
     assert truncated
 
 
