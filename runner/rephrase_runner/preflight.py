@@ -66,8 +66,8 @@ async def check(
 
     Args:
         spec: the whole spec.
-        engine_here: whether workers have the same packages as this process. A driver's image has no
-            engine; then the first worker finds out about wrong arguments, before it loads a model.
+        engine_here: whether workers have the same packages as this process; a driver's image has no
+            engine.
         mounted: templates and credentials.
         progress: called while the source is read.
 
@@ -178,8 +178,9 @@ def engine_settings(
 
 async def _check_engine(spec: RephraseRunSpec, settings: engines.EngineSettings) -> None:
     for arguments in {engine_arguments(spec.model.engine, pool.engine) for pool in spec.pools()}:
-        # without arguments there is nothing to refuse, and importing vLLM to find that out takes 15 s
-        if arguments or settings.type != EngineType.VLLM or not engines.installed(settings.type):
+        # Importing vLLM takes 15 s and more. The first worker does so anyway, and refuses wrong arguments
+        # before it loads a model; what is written by then is continued with the right ones.
+        if settings.type != EngineType.VLLM or not engines.installed(settings.type):
             await asyncio.to_thread(engines.check, settings.with_args(arguments))
 
 

@@ -1,7 +1,8 @@
-"""`rephrase tune` with a real vLLM, whose settings are only known to work by starting it."""
+"""Settings of a real vLLM, which alone knows whether they are right and work."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,26 @@ def test_settings_of_vllm_are_tried_on_the_runs_own_documents(model: Path, tmp_p
     assert any(one["tokensPerSecond"] for one in others), others
     assert not laptop.output.exists()
     assert laptop.processes() == []
+
+
+@pytest.mark.full
+def test_a_run_with_a_wrong_argument_ends_before_a_model_is_loaded_and_goes_on_with_a_right_one(
+    model: Path, tmp_path: Path
+) -> None:
+    laptop = Laptop(tmp_path)
+    write_corpus(laptop.source, files=1, rows_per_file=3, row_group_rows=3)
+
+    def manifest(argument: str) -> dict[str, Any]:
+        engine = {"type": "VLLM", "args": ["--enforce-eager", argument]}
+        return a_manifest(
+            model={"name": None, "uri": str(model), "maxModelLength": 512, "engine": engine},
+            sampling={"maxTokens": 8, "seed": None},
+        )
+
+    laptop.write(manifest("--max-num-sequences=2"))
+    refused = laptop.run(within=200)
+    assert refused.code == 64, refused.said
+    assert "unrecognized arguments: --max-num-sequences=2" in refused.err
+
+    laptop.write(manifest("--max-num-seqs=2"))
+    assert laptop.run(within=300).code == 0
