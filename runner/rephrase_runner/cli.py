@@ -384,7 +384,7 @@ def tune(
     told = (lambda trial: None) if as_json else (lambda trial: say(tuning.line(trial)))
     tuned = asyncio.run(tuning.tune(found, seconds=minutes * 60, window_seconds=window, told=told))
     if tuned.patch:
-        _write(write, tuning.patch_text(found, tuned, write))
+        _write(write, tuning.patch_text(found, tuned, write.name))
     if as_json:
         say(json.dumps(tuning.plain(tuned)))
     elif tuned.patch:

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rephrase_api.benchmarks import benchmark_of
@@ -226,7 +225,7 @@ def _entry(line: str) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
-def patch_text(run: RephraseRun, tuned: Tuned, path: Path) -> str:
+def patch_text(run: RephraseRun, tuned: Tuned, name: str) -> str:
     """The patch as a file, with what it is and how it is applied."""
     import yaml
 
@@ -236,8 +235,8 @@ def patch_text(run: RephraseRun, tuned: Tuned, path: Path) -> str:
     return (
         f"# rephrase tune: {tuned.best:,.0f} tokens/s with these engine settings, {before}, on the machine "
         "it ran on.\n"
-        f"#   kubectl patch rephraserun {run.metadata.name} --type merge --patch-file {path.name}\n"
-        f"#   kubectl patch --local -f run.yaml --type merge --patch-file {path.name} -o yaml\n"
+        f"#   kubectl patch rephraserun {run.metadata.name} --type merge --patch-file {name}\n"
+        f"#   kubectl patch --local -f run.yaml --type merge --patch-file {name} -o yaml\n"
         "# They decide how fast, not what: a run that has begun goes on with them.\n"
         f"{yaml.safe_dump(tuned.patch, sort_keys=False)}"
     )

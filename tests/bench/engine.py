@@ -60,11 +60,14 @@ class Sizes:
     per_length: int = 16
     lengths: tuple[int, ...] = (200, 900, 3000)
     pairs: int = 3
+    pairs_of_others: int = 2
     pairs_of_lengths: int = 1
     tail_seconds: int = 30
 
 
-FULL = Sizes(documents=256, per_length=64, pairs=5, pairs_of_lengths=3, tail_seconds=120)
+FULL = Sizes(
+    documents=256, per_length=64, pairs=5, pairs_of_others=5, pairs_of_lengths=3, tail_seconds=120
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +252,13 @@ class Bench:
         def plain(side: Side, *, unit: int = 100_000, checkpoint: int = 60) -> Callable[[], JSON]:
             return lambda: side.run(self.run(documents, ("faq",), unit=unit, checkpoint=checkpoint))
 
-        count = self.sizes.pairs
+        count = self.sizes.pairs_of_others
         with self.side("worker") as worker:
             with self.side("bare") as bare:
                 messages = self.bare(documents, ("faq",))
-                ours, theirs = self.pairs(count, plain(worker), lambda: bare.run(messages))
+                ours, theirs = self.pairs(
+                    self.sizes.pairs, plain(worker), lambda: bare.run(messages)
+                )
             yield a_row(
                 f"one prompt, {len(documents)} documents of {SHORT} tokens", "`LLM.chat`, one call",
                 "tokens", ours, theirs, goal=0.98,
@@ -300,7 +305,7 @@ class Bench:
         documents = self.documents(self.sizes.documents, SHORT)
         with self.side("worker", args=[GUESS]) as guessing, self.side("worker") as plain:
             ours, theirs = self.pairs(
-                self.sizes.pairs,
+                self.sizes.pairs_of_others,
                 lambda: guessing.run(self.run(documents, ("faq",))),
                 lambda: plain.run(self.run(documents, ("faq",))),
             )
@@ -344,7 +349,7 @@ class Bench:
         """(f): from the command to the first token, against a script that only has the engine."""
         settings = SETTINGS | {"model": str(self.model)}
         ours, theirs = [], []
-        for _ in range(self.sizes.pairs):
+        for _ in range(self.sizes.pairs_of_others):
             began = now()
             side = Side("first-token", settings, self.folder)
             theirs.append(now() - began)
@@ -558,7 +563,8 @@ def main() -> None:
     options = parser.parse_args()
     sizes = FULL if options.full else Sizes()
     if options.pairs:
-        sizes = replace(sizes, pairs=options.pairs, pairs_of_lengths=options.pairs)
+        count = options.pairs
+        sizes = replace(sizes, pairs=count, pairs_of_others=count, pairs_of_lengths=count)
     sizes = replace(
         sizes,
         documents=options.documents or sizes.documents,
