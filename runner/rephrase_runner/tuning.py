@@ -255,10 +255,13 @@ def _verdict(book: _Book, base: Args, best: Args) -> Verdict:
 
 
 def _by_halves(book: _Book, contenders: Sequence[Args], seconds: float, window: float) -> _Part:
-    """The fastest of some settings, the first one if none works; as many of them as there is time for."""
+    """The fastest of some settings, the first one if none works; as many of them as there is time for.
+
+    One beside the first is tried in any case, unless it is too late for anything.
+    """
     first = contenders[0]
     alive = list(dict.fromkeys(contenders))
-    while len(alive) > 1 and rounds_seconds(len(alive), book.beyond_seconds, window) > seconds:
+    while len(alive) > 2 and rounds_seconds(len(alive), book.beyond_seconds, window) > seconds:
         alive.pop()
     while len(alive) > 1:
         for args in alive:

@@ -62,7 +62,7 @@ class Sizes:
     pairs: int = 3
     pairs_of_others: int = 2
     pairs_of_lengths: int = 1
-    tail_seconds: int = 30
+    tail_seconds: int = 60
 
 
 FULL = Sizes(
@@ -313,7 +313,7 @@ class Bench:
 
     def tail(self) -> Iterator[Row]:
         """(e): four workers of different speed on the engine Echo, against work that divides perfectly."""
-        concurrency, latency = 8, 0.4
+        concurrency, latency = 8, 0.8
         documents = round(sum(SPEEDS) * concurrency / latency * self.sizes.tail_seconds)
         folder = self.folder / "tail"
         (folder / "source").mkdir(parents=True)

@@ -23,7 +23,7 @@ def test_settings_of_vllm_are_tried_on_the_runs_own_documents(model: Path, tmp_p
         )
     )
 
-    ended = laptop.rephrase("tune", "run.yaml", "--json", "--minutes=7", "--window=10", within=500)
+    ended = laptop.rephrase("tune", "run.yaml", "--json", "--minutes=8", "--window=5", within=550)
 
     assert ended.code == 0, ended.said
     own, *others = json.loads(ended.out)["trials"]

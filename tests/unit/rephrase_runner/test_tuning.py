@@ -160,6 +160,12 @@ def test_with_little_time_fewer_settings_are_tried_the_first_ones() -> None:
     assert verdict.best == ()
 
 
+def test_where_starts_are_slow_one_other_setting_is_tried_at_least() -> None:
+    _, trials = searched(lambda attempt: trial(attempt, 100, start=100), seconds=230)
+
+    assert [one.args for one in trials] == [(), ("--max-num-seqs=512",)]
+
+
 def test_halving_takes_what_it_is_said_to_take() -> None:
     assert rounds_seconds(4, 10, 20) == 3 * 30 + 2 * 50  # the first is known, for the first time
 
