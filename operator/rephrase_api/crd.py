@@ -145,10 +145,11 @@ def immutability() -> Iterator[dict[str, str]]:
     """
     for path in _frozen(RephraseRunSpec, ""):
         new, old = f"self.{path}", f"oldSelf.{path}"
+        why = "" if path in _FROZEN_BESIDE_SEMANTIC else "decides what is generated and "
         yield {
             "rule": f"has({new}) == has({old}) && (!has({new}) || {new} == {old})",
-            "message": f"{path} decides what is generated and cannot be changed; "
-            "make a new run with another output",
+            "message": f"{path} {why}cannot be changed; make a new run"
+            + (" with another output" if why else ""),
             "reason": "FieldValueForbidden",
             "fieldPath": f".{path}",
         }

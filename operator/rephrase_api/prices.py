@@ -10,7 +10,7 @@ is the value of one key.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -86,11 +86,21 @@ def parse_prices(text: str, *, where: str) -> PriceList:
 
 def pool_prices(spec: RephraseRunSpec, prices: PriceList | None) -> PoolPrices:
     """What is known of the prices of a run's pools: the spec's word first, then the list's."""
-    currency = (spec.scaling.budget or Budget(amount="0")).currency
+    return prices_of(spec.pools(), currency_of(spec), prices)
+
+
+def currency_of(spec: RephraseRunSpec) -> str:
+    """What all prices of a run are in."""
+    return (spec.scaling.budget or Budget(amount="0")).currency
+
+
+def prices_of(pools: Iterable[Pool], currency: str, prices: PriceList | None) -> PoolPrices:
+    """What is known of the prices of these pools."""
+    pools = tuple(pools)
     known: dict[str, Decimal] = {}
     sources: dict[str, str] = {}
     unknown: dict[str, str] = {}
-    for pool in spec.pools():
+    for pool in pools:
         if pool.price_per_gpu_hour is not None:
             known[pool.name] = Decimal(pool.price_per_gpu_hour)
             sources[pool.name] = f"{_PRICES} of the pool"
@@ -99,7 +109,7 @@ def pool_prices(spec: RephraseRunSpec, prices: PriceList | None) -> PoolPrices:
         elif prices is not None:
             known[pool.name] = prices.prices[_key(pool)]
             sources[pool.name] = f"{'/'.join(_key(pool))} in the price list of {prices.date}"
-    own = {pool.name for pool in spec.pools() if pool.price_per_gpu_hour is not None}
+    own = {pool.name for pool in pools if pool.price_per_gpu_hour is not None}
     return PoolPrices(currency, known, sources, unknown, known.keys() - own)
 
 

@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rephrase_runner.records import Commit, Counts, Tokens
+from rephrase_runner.histogram import added, step
+from rephrase_runner.openings import Gathered, beginning
+from rephrase_runner.records import Commit, Counts, Noticed, Opening, Openings, Tokens
 from rephrase_runner.rows import Sample, Status
+from rephrase_runner.seeds import sample_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +24,78 @@ class Tally:
     flags: dict[str, int]
     tokens: Tokens
     truncated: int
+    noticed: dict[str, Noticed]
+    openings: Openings
 
 
-def tally(samples: Iterable[Sample], prompts: Iterable[str], *, part_bytes: int = 0) -> Tally:
+class _Notes:
+    """What is noticed about one prompt's samples, while it is counted."""
+
+    def __init__(self) -> None:
+        self.truncated = 0
+        self.finish: Counter[str] = Counter()
+        self.flags: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.lengths: Counter[int] = Counter()
+        self.inputs: Counter[int] = Counter()
+        self.openings: list[Opening] = []
+
+    def add(self, sample: Sample, *, below: int) -> None:
+        self.truncated += sample.truncated
+        self.flags.update(sample.flags)
+        self.notes.update(sample.notes)
+        if sample.reason:
+            self.reasons[sample.reason] += 1
+        if sample.finish_reason:
+            self.finish[sample.finish_reason] += 1
+            self.inputs[step(sample.prompt_tokens)] += 1
+        if sample.status is Status.WRITTEN:
+            self.lengths[step(sample.completion_tokens)] += 1
+            place = sample_order(sample.source_id, sample.key.prompt, sample.key.rollout)
+            if place < below:
+                self.openings.append((place, beginning(sample.text)))
+
+    def noticed(self) -> Noticed:
+        return Noticed(
+            truncated=self.truncated,
+            finish=dict(sorted(self.finish.items())),
+            flags=dict(sorted(self.flags.items())),
+            reasons=dict(sorted(self.reasons.items())),
+            notes=dict(sorted(self.notes.items())),
+            lengths=dict(sorted(self.lengths.items())),
+            inputs=dict(sorted(self.inputs.items())),
+        )
+
+
+def tally(
+    samples: Iterable[Sample],
+    prompts: Iterable[str],
+    *,
+    part_bytes: int = 0,
+    openings_below: Mapping[str, int] | None = None,
+) -> Tally:
     """Count samples by prompt and outcome.
 
     Args:
         samples: what is in a part.
         prompts: all prompts of the run; one without samples is there with zeros.
         part_bytes: size of the part; each prompt's `bytes` is its share of it by length of text.
+        openings_below: by prompt, the hash below which an opening is kept (`openings.bound`).
     """
     outcomes: Counter[tuple[str, Status]] = Counter()
     length: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    flags: Counter[str] = Counter()
     generated: Counter[str] = Counter()
-    prompt_tokens = truncated = 0
+    notes = {name: _Notes() for name in sorted(prompts)}
+    below = openings_below or {}
+    prompt_tokens = 0
     for sample in samples:
         name = sample.key.prompt
         outcomes[name, sample.status] += 1
         length[name] += len(sample.text)
-        if sample.reason:
-            reasons[sample.reason] += 1
-        flags.update(sample.flags)
         prompt_tokens += sample.prompt_tokens
         generated[name] += sample.completion_tokens
-        truncated += sample.truncated
+        notes[name].add(sample, below=below.get(name, 0))
     total = max(1, length.total())
     counts = {
         name: Counts(
@@ -57,11 +106,35 @@ def tally(samples: Iterable[Sample], prompts: Iterable[str], *, part_bytes: int 
             bytes=part_bytes * length[name] // total,
             tokens=generated[name],
         )
-        for name in sorted(prompts)
+        for name in notes
     }
-    tokens = Tokens(prompt=prompt_tokens, completion=generated.total())
     return Tally(
-        counts, dict(sorted(reasons.items())), dict(sorted(flags.items())), tokens, truncated
+        counts,
+        reasons=_summed(one.reasons for one in notes.values()),
+        flags=_summed(one.flags for one in notes.values()),
+        tokens=Tokens(prompt=prompt_tokens, completion=generated.total()),
+        truncated=sum(one.truncated for one in notes.values()),
+        noticed={name: one.noticed() for name, one in notes.items()},
+        openings={name: tuple(sorted(one.openings)) for name, one in notes.items() if one.openings},
+    )
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))
+
+
+def _together(one: Noticed, other: Noticed) -> Noticed:
+    return Noticed(
+        truncated=one.truncated + other.truncated,
+        finish=_summed((one.finish, other.finish)),
+        flags=_summed((one.flags, other.flags)),
+        reasons=_summed((one.reasons, other.reasons)),
+        notes=_summed((one.notes, other.notes)),
+        lengths=added(one.lengths, other.lengths),
+        inputs=added(one.inputs, other.inputs),
     )
 
 
@@ -106,6 +179,8 @@ class Account:
     flags: Counter[str] = field(default_factory=Counter)
     tokens: Tokens = field(default_factory=Tokens)
     truncated: int = 0
+    noticed: dict[str, Noticed] = field(default_factory=dict)
+    openings: Gathered = field(default_factory=Gathered)
 
     def add(self, commit: Commit) -> None:
         """Add one unit; the caller adds each once."""
@@ -118,6 +193,10 @@ class Account:
         self.flags.update(commit.flags)
         self.tokens = self.tokens.plus(commit.tokens)
         self.truncated += commit.truncated
+        for name, noticed in commit.noticed.items():
+            known = self.noticed.get(name)
+            self.noticed[name] = noticed if known is None else _together(known, noticed)
+        self.openings.add(commit.openings)
 
     @property
     def samples(self) -> Counts:

@@ -39,7 +39,8 @@ def render(manifest: Manifest) -> str:
         "",
         "## Account",
         "",
-        "Every document is written, skipped with a reason, or failed with a reason.",
+        "Every document is written, skipped with a reason, or failed with a reason. Lengths, flags, speed "
+        "and cost are in [report.html](report.html).",
         "",
         "| prompt | in | written | skipped | failed |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -170,6 +170,7 @@ def _summary(found: RephraseRun, progress: object) -> None:
         f"{samples.failed:,} failed; {progress.tokens.completion:,} tokens"
     )
     say(f"output:   {found.spec.output.uri}")
+    say(f"report:   {found.spec.output.uri.rstrip('/')}/report.html")
 
 
 @app.command()
@@ -270,6 +271,47 @@ def _canary(found: RephraseRun, manifest: Path) -> ExitCode:
 
 
 @app.command()
+def preview(
+    manifest: Manifest,
+    documents: Annotated[int, typer.Option(min=1, max=1000, help="How many documents.")] = 3,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model beside the manifest's: a folder, or a name on the hub. May be repeated."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page instead of showing texts.", metavar="FILE")
+    ] = None,
+    characters: Annotated[int, typer.Option(min=1, help="Of each text, in the terminal.")] = 1200,
+    as_json: JSON = False,
+) -> int:
+    """Rewrite a few documents with every prompt and look at them, models side by side.
+
+    Loads the models on this machine (or asks the endpoint); writes nothing to the output.
+
+    Example: rephrase preview run.yaml --documents 3 --model HuggingFaceTB/SmolLM2-360M-Instruct
+    """
+    from rephrase_runner import preview as previewing
+    from rephrase_runner import preview_page
+
+    found = read_manifest(manifest)
+    runs = [found, *(previewing.with_model(found, name) for name in model or ())]
+    made = asyncio.run(previewing.preview(runs, documents=documents, note=complain))
+    if html is not None:
+        try:
+            html.write_text(preview_page.render(made, run=found.metadata.name), encoding="utf-8")
+        except OSError as error:
+            raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(html)) from error
+        complain(f"wrote {html}")
+    if as_json:
+        say(json.dumps(previewing.plain(made)))
+    elif html is None:
+        out.print(previewing.shown(made, characters=characters))
+    return int(ExitCode.OK)
+
+
+@app.command()
 def verify(
     uri: URI,
     endpoint: Endpoint = "",
@@ -322,6 +364,53 @@ def status(
         say(progress.model_dump_json(by_alias=True))
     else:
         out.print(look.table(progress))
+    return int(ExitCode.OK)
+
+
+@app.command()
+def report(
+    uri: URI,
+    endpoint: Endpoint = "",
+    region: Region = "",
+    allow_http: AllowHTTP = False,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Price list, for pools without a price.", metavar="PRICES.YAML"),
+    ] = None,
+    with_source: Annotated[
+        bool,
+        typer.Option("--with-source", help="Show documents beside their rewrites."),
+    ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="Write it here, and nothing to the output.", metavar="FILE"),
+    ] = None,
+) -> int:
+    """Write report.html of a run, finished or not, from its objects alone: one page that needs nothing else.
+
+    A driver writes it too when its run is complete. With --with-source the source is read where the
+    output does not hold it, by the same endpoint and credentials.
+
+    Example: rephrase report demo/output --file report.html
+    """
+    from rephrase_api.prices import parse_prices
+    from rephrase_runner import report as page
+    from rephrase_runner.store import StorageOptions, Store
+
+    options = StorageOptions(endpoint, region, allow_http)
+    listed = None if prices is None else parse_prices(_read_yaml(prices), where=str(prices))
+    asked = page.Asked(listed, with_source=with_source, source=options)
+    store = Store(uri, options)
+    if file is None:
+        asyncio.run(page.write(store, asked))
+        say(f"wrote {uri.rstrip('/')}/{page.NAME}")
+        return int(ExitCode.OK)
+    text = asyncio.run(page.render(store, asked))
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(file)) from error
+    say(f"wrote {file}")
     return int(ExitCode.OK)
 
 

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from rephrase_api import progress as api
-from rephrase_api.errors import FailureLimit, LedgerDamaged, SpecMismatch, first_cause
+from rephrase_api.errors import (
+    FailureLimit,
+    LedgerDamaged,
+    RephraseError,
+    SpecMismatch,
+    first_cause,
+)
+from rephrase_api.prices import currency_of
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import RephraseRunSpec
-from rephrase_runner import card, ledger, parts, preflight, records
+from rephrase_runner import card, ledger, parts, preflight, records, report
 from rephrase_runner.columns import schema_from_text, schema_to_text
 from rephrase_runner.ledger import Ledger
 from rephrase_runner.publish import Publisher
@@ -160,6 +167,7 @@ class Driver:
             self._rollouts,
             lease_seconds=lease,
             canary_documents=self._spec.canary.documents,
+            paying=_paying(self._spec),
         )
         running = api.Progress(phase="Running", spec_hash=spec.hash)
         publisher = Publisher(
@@ -177,6 +185,7 @@ class Driver:
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from errors
         await watch.look(asyncio.get_running_loop().time(), everything=True)
+        await watch.keep()
         await self._check_output(book, publisher)
         manifest = self._manifest(watch, spec, publisher)
         await book.write_manifest(manifest)
@@ -249,8 +258,12 @@ class Driver:
             await asyncio.wait({publishing}, timeout=self._pace.tick)
 
     async def _finish_up(self, output: Store, manifest: Manifest) -> None:
-        """The card is a function of the manifest; it is rewritten at will."""
+        """Card and report are functions of what is recorded; they are rewritten at will."""
         await output.put_own("README.md", card.render(manifest).encode())
+        try:
+            await report.write(output)
+        except RephraseError as error:  # the run is complete all the same
+            logger.warning("report not written", extra={"reason": str(error)})
         self._phase = final_progress(manifest)
 
     async def _wait_for_workers(self, watch: Watch, stop: records.Stop) -> None:
@@ -310,6 +323,8 @@ class Driver:
             tokens=account.tokens,
             discarded_tokens=watch.discarded_tokens,
             truncated=account.truncated,
+            noticed=dict(sorted(account.noticed.items())),
+            collapse=account.openings.collapse(),
             gpu_seconds=round(watch.fold.gpu_seconds, 1),
             files=tuple(publisher.files),
             source=plan.files,
@@ -318,3 +333,20 @@ class Driver:
             resolved=spec.resolved,
             version=version("rephrase"),
         )
+
+
+def _paying(spec: RephraseRunSpec) -> records.Paying:
+    """What the prices of a run are found by, for reports made later from the ledger alone."""
+    return records.Paying(
+        currency=currency_of(spec),
+        pools=tuple(
+            records.PaidPool(
+                name=pool.name,
+                capacity_type=pool.capacity_type,
+                gpu=pool.gpu.name if pool.gpu is not None else None,
+                gpus=pool.gpu.count if pool.gpu is not None else 0,
+                price=pool.price_per_gpu_hour,
+            )
+            for pool in spec.pools()
+        ),
+    )

@@ -131,6 +131,15 @@ class Fold:
         return sum(_gpu_seconds(seen) for seen in self._all())
 
     @property
+    def pool_seconds(self) -> dict[str, float]:
+        """By pool, what its price is multiplied with: GPU seconds, worker seconds where it has no GPUs."""
+        total: defaultdict[str, float] = defaultdict(float)
+        for seen in self._all():
+            beat = seen.heartbeat
+            total[beat.pool] += max(1, beat.gpus) * sum(beat.seconds.values())
+        return dict(sorted(total.items()))
+
+    @property
     def tokens_per_second(self) -> float:
         """Completion tokens per second of the workers that are alive."""
         return sum(seen.heartbeat.tokens_per_second for seen in self._all() if self._lives(seen))

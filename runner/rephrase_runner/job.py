@@ -38,6 +38,7 @@ class Job:
         units: of the plan, in order.
         rollouts: per prompt.
         kept: types of the kept columns.
+        openings_below: by prompt, the hash below which a commit keeps an opening.
         request_attempts: engine calls per sample before it fails.
         engine_kills: recorded engine deaths, alone in flight, that condemn a document.
         engine_rebuilds: rebuilds in a row without a new sample before the worker gives up.
@@ -48,6 +49,7 @@ class Job:
     rollouts: dict[str, int]
     kept: pa.Schema
     include_source_text: bool
+    openings_below: dict[str, int]
     request_attempts: int = 3
     engine_kills: int = 2
     engine_rebuilds: int = 3

@@ -7,7 +7,7 @@ can be read is read.
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -336,6 +336,11 @@ class Ledger:
     async def read_folds(self) -> list[Commit]:
         """The commits of all snapshots; a damaged one is left out, since the commits are still there."""
         commits: dict[int, Commit] = {}
+        async for found in self._folds():
+            commits |= {commit.unit: commit for commit in found}
+        return list(commits.values())
+
+    async def _folds(self) -> AsyncGenerator[list[Commit], None]:
         for meta in await self.store.list(self.names.folds):
             got = await self.store.get(meta.name, bulk=True)
             if got is None:
@@ -348,8 +353,22 @@ class Ledger:
                     extra={"object": meta.name, "error": str(error)[:200]},
                 )
                 continue
-            commits |= {commit.unit: commit for commit in found if commit.run == self.run}
-        return list(commits.values())
+            yield [commit for commit in found if commit.run == self.run]
+
+    async def commit_times(self) -> dict[int, datetime]:
+        """When each committed unit was committed, by the store's clock (one listing)."""
+        listed = await self.store.list(self.names.commits)
+        return {records.unit_of(meta.name): meta.modified for meta in listed}
+
+    async def all_commits(self, units: Iterable[int]) -> AsyncGenerator[list[Commit], None]:
+        """The commits of these units, each once, some thousands at a time: for passes over large runs."""
+        left = set(units)
+        async for kept in self._folds():
+            yield [commit for commit in kept if commit.unit in left]
+            left -= {commit.unit for commit in kept}
+        rest = sorted(left)
+        for first in range(0, len(rest), _COMMITS_AT_ONCE):
+            yield await self.read_commits(rest[first : first + _COMMITS_AT_ONCE])
 
     async def committed_units(self, start_after: int | None = None) -> list[int]:
         """Units that have a commit, in order (one listing)."""

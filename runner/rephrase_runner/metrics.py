@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from rephrase_runner.durations import Durations
 from rephrase_runner.engines.vllm_metrics import passed_on
-from rephrase_runner.openings import Openings
+from rephrase_runner.recent_openings import RecentOpenings
 from rephrase_runner.store import Store
 from rephrase_runner.vitals import Vitals
 
@@ -76,7 +76,7 @@ def _of_store(store: Store) -> Iterator[Metric]:
     yield requests
     yield _counter(
         "rephrase_store_errors",
-        "Requests to the output that got no answer or an error, each retry for itself.",
+        "Requests to the output that failed after the client's own quick retries; most are then tried again.",
         (),
         [((), store.errors)],
     )
@@ -154,7 +154,7 @@ def _few_prompts(outcomes: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]
     return few
 
 
-def _openings(openings: Mapping[str, Openings]) -> dict[str, float]:
+def _openings(openings: Mapping[str, RecentOpenings]) -> dict[str, float]:
     """Shares by prompt; the highest of those that are shown together."""
     shown = _shown(openings.keys())
     found: dict[str, float] = {}

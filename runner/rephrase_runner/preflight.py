@@ -77,6 +77,18 @@ async def check(
     """
     _check_places(spec)
     check_kept(list(spec.source.columns.keep))
+    resolved = await resolve(spec, engine_here=engine_here, mounted=mounted)
+    storage = StorageOptions.of(spec.source.storage, mounted.source_credentials)
+    found = await scan(spec.source, storage=storage, progress=progress)
+    return Preflight(found, resolved)
+
+
+async def resolve(spec: RephraseRunSpec, *, engine_here: bool, mounted: Mounted) -> Resolved:
+    """What has to be frozen: texts of prompts, commit of the model, every sampling field.
+
+    Raises:
+        InvalidSpec, InvalidModel, AccessRefused: as `check`.
+    """
     texts = resolve_prompts(spec.prompts, spec.prompt_layout, mounted.templates)
     model = await _model(spec)
     context = spec.model.max_model_length or model.context_tokens
@@ -86,8 +98,6 @@ async def check(
         await _check_engine(
             spec, engine_settings(spec, revision=model.revision, max_model_length=context, gpus=0)
         )
-    storage = StorageOptions.of(spec.source.storage, mounted.source_credentials)
-    found = await scan(spec.source, storage=storage, progress=progress)
     prompts = tuple(
         ResolvedPrompt(
             name=prompt.name,
@@ -97,13 +107,12 @@ async def check(
         )
         for prompt in sorted(spec.prompts, key=lambda prompt: prompt.name)
     )
-    resolved = Resolved(
+    return Resolved(
         prompts=prompts,
         system_message=spec.system_message,
         model_revision=model.revision,
         max_model_length=context,
     )
-    return Preflight(found, resolved)
 
 
 async def check_output(store: Store, *, token: str) -> None:

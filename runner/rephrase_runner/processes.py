@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,8 @@ from rephrase_api.errors import (
 from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
-from rephrase_runner import engines
+from rephrase_runner import engines, openings
+from rephrase_runner.checking import Checker
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request, RequestFailed
 from rephrase_runner.job import Job, Pace
@@ -216,12 +218,14 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load = lo
 
 
 async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load) -> None:
+    identity = _identity(launch)
+    logs.configure(launch.log_level, run=launch.run, slot=launch.slot, worker=identity["worker"])
     vitals = Vitals(asyncio.get_running_loop().time())
     store = Store(
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
     )
     # a store that is away for a while must not keep a drained worker either
-    worker = await until_drained(_make_worker(launch, store, vitals, drain, load), drain)
+    worker = await until_drained(_make_worker(launch, store, identity, vitals, drain, load), drain)
     if worker is None:
         logger.info("nothing to do: the run is complete")
         return
@@ -230,7 +234,12 @@ async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load) ->
 
 
 async def _make_worker(
-    launch: WorkerLaunch, store: Store, vitals: Vitals, drain: asyncio.Event, load: Load
+    launch: WorkerLaunch,
+    store: Store,
+    identity: dict[str, Any],
+    vitals: Vitals,
+    drain: asyncio.Event,
+    load: Load,
 ) -> Worker | None:
     """Read what the run asks from the ledger; None if it is complete."""
     loop = asyncio.get_running_loop()
@@ -258,6 +267,7 @@ async def _make_worker(
     )
     kept = schema_from_text(plan.kept_schema)
     source = StorageOptions.of(launch.source_storage, launch.source_credentials)
+    documents = plan.rows * Decimal(spec.source.sample.fraction)
 
     def compiled(engine: Engine) -> tuple[CompiledPrompt, ...]:
         system_message = record.resolved.system_message
@@ -280,6 +290,10 @@ async def _make_worker(
             rollouts={prompt.name: prompt.rollouts for prompt in record.resolved.prompts},
             kept=kept,
             include_source_text=spec.output.include_source_text,
+            openings_below={
+                prompt.name: openings.bound(round(documents * prompt.rollouts))
+                for prompt in record.resolved.prompts
+            },
             request_attempts=launch.request_attempts,
             engine_kills=launch.engine_kills,
             engine_rebuilds=launch.engine_rebuilds,
@@ -296,8 +310,13 @@ async def _make_worker(
         reader=Reader(
             spec.source, plan.files, format=SourceFormat(plan.format), kept=kept, storage=source
         ),
+        checker=Checker(
+            {prompt.name: prompt.built_in or "" for prompt in spec.prompts}
+            if spec.quality.checks is not False
+            else None
+        ),
         vitals=vitals,
-        identity=_identity(launch),
+        identity=identity,
         start=launch.start,
         units=launch.units,
         pace=Pace(

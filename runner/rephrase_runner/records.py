@@ -177,8 +177,47 @@ class Tokens(Part):
         )
 
 
+class Noticed(Part):
+    """What was noticed about the samples of one prompt; all of it adds up over units.
+
+    `lengths` counts written samples by tokens of the answer, `inputs` all that the engine answered by
+    tokens of the prompt, both in the steps of `histogram.step`; `finish` by what ended the answer;
+    `notes` are those of the checks (`scrutiny.py`).
+    """
+
+    truncated: int = 0
+    finish: dict[str, int] = {}
+    flags: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    notes: dict[str, int] = {}
+    lengths: dict[int, int] = {}
+    inputs: dict[int, int] = {}
+
+
+Opening = tuple[int, str]
+"""The hash that chooses a rewrite for the sample of its prompt, and how it begins."""
+Openings = dict[str, tuple[Opening, ...]]
+
+
+class Collapse(Part):
+    """How much alike the rewrites of one prompt begin (`openings.py`), by length of the beginning."""
+
+    samples: int
+    top: dict[int, int]
+    beginning: dict[int, str]
+    distinct: dict[int, int]
+    effective: dict[int, float]
+
+    def share(self, length: int) -> float:
+        """Of the rewrites that begin like the most."""
+        return self.top[length] / self.samples
+
+
 class Commit(Record):
-    """`commits/U`: the first one is what the unit is. Of `rows` source rows `filtered` do not count."""
+    """`commits/U`: the first one is what the unit is. Of `rows` source rows `filtered` do not count.
+
+    `openings`: of the rewrites that can be in the sample of the run (`openings.py`).
+    """
 
     unit: int
     epoch: int
@@ -194,6 +233,8 @@ class Commit(Record):
     flags: dict[str, int] = {}
     tokens: Tokens
     truncated: int = 0
+    noticed: dict[str, Noticed] = {}
+    openings: Openings = {}
     seconds: float = 0.0
     reused: int = 0
     etag: str = ""
@@ -249,6 +290,23 @@ class Open(Part):
     rate: float
 
 
+class PaidPool(Part):
+    """What the price of a pool's GPU hour is, or is found by in a price list."""
+
+    name: str
+    capacity_type: str
+    gpu: str | None = None
+    gpus: int = 0
+    price: str | None = None
+
+
+class Paying(Part):
+    """The pools as the driver's spec has them: they are no part of the frozen spec. For `report.html`."""
+
+    currency: str
+    pools: tuple[PaidPool, ...]
+
+
 class Progress(Record):
     """`progress.json`: the driver's cache. `committed` are facts, `claimed` hints; ranges [first, end).
 
@@ -260,6 +318,7 @@ class Progress(Record):
     claimed: tuple[int, ...] = ()
     tail: tuple[Open, ...] = ()
     stop: Stop | None = None
+    paying: Paying | None = None
 
 
 class Manifest(Record):
@@ -275,6 +334,8 @@ class Manifest(Record):
     tokens: Tokens
     discarded_tokens: int
     truncated: int
+    noticed: dict[str, Noticed] = {}
+    collapse: dict[str, Collapse] = {}
     gpu_seconds: float
     files: tuple[DataFile, ...]
     source: tuple[PlannedFile, ...]

@@ -47,6 +47,7 @@ class Scribe:
         Not those of a unit whose source changed: the planned version may come back, and then its filter
         leaves rows out that all count here.
         """
+        await holding.wait_for_checks(everything=False)
         samples = [] if holding.changed else holding.unsaved()
         if not samples:
             return
@@ -73,6 +74,7 @@ class Scribe:
     async def commit(self, holding: Holding) -> None:
         """Write the part of a complete unit, then its commit; the first commit of a unit stands."""
         unit, epoch = holding.unit.index, holding.epoch
+        await holding.wait_for_checks(everything=True)
         samples = holding.close()
         data = await asyncio.to_thread(self._encode, holding, samples)
         await self._heart.beat_until_acknowledged()
@@ -100,7 +102,12 @@ class Scribe:
             await self._ledger.sweep_unit(unit)
 
     def _commit(self, holding: Holding, samples: list[Sample], part: str, data: bytes) -> Commit:
-        summary = tally(samples, self._job.rollouts, part_bytes=len(data))
+        summary = tally(
+            samples,
+            self._job.rollouts,
+            part_bytes=len(data),
+            openings_below=self._job.openings_below,
+        )
         return Commit(
             run=self._ledger.run,
             unit=holding.unit.index,
@@ -117,6 +124,8 @@ class Scribe:
             flags=summary.flags,
             tokens=summary.tokens,
             truncated=summary.truncated,
+            noticed=summary.noticed,
+            openings=summary.openings,
             seconds=round(self._clock() - holding.since, 3),
             reused=holding.reused,
             etag=self._job.etag(holding.unit),

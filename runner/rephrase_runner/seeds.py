@@ -6,7 +6,7 @@ separator, so that two different inputs never make the same bytes.
 
 from decimal import Decimal
 
-from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest, xxh64_intdigest
 
 _SEPARATOR = "\0"
 
@@ -45,6 +45,11 @@ def keep(source_id: str, fraction: Decimal, seed: int) -> bool:
 def document_hash(source_id: str, seed: int) -> int:
     """Where a document lies in [0, 2**64); evenly spread and independent of its sample seeds."""
     return xxh3_64_intdigest(_join("document", seed, source_id))
+
+
+def sample_order(source_id: str, prompt: str, rollout: int) -> int:
+    """Where a sample lies in [0, 2**64); the smallest of a prompt are looked at for collapse."""
+    return xxh64_intdigest(_join(prompt, rollout, source_id))
 
 
 def _seed(*fields: str | int) -> int:

@@ -25,13 +25,14 @@ _COMMITS_AT_ONCE = 500
 
 @dataclass(slots=True)
 class Report:
-    """What was checked and what was found."""
+    """What was checked and what was found. `account`: outcomes by prompt, as the commits count them."""
 
     units: int = 0
     parts: int = 0
     files: int = 0
     samples: int = 0
     rows: int = 0
+    account: dict[str, dict[str, int]] = field(default_factory=dict)
     complete: bool = False
     faults: list[str] = field(default_factory=list)
 
@@ -123,6 +124,10 @@ class Verification:
                 self._account.add(commit)
         self.report.units = len(commits)
         self.report.rows = self._account.rows
+        self.report.account = {
+            prompt: {name: getattr(counts, name) for name in ("written", "skipped", "failed")}
+            for prompt, counts in sorted(self._account.counts.items())
+        }
         return commits
 
     async def _read_commit(self, unit: int) -> Commit | None:
@@ -351,6 +356,8 @@ class Verification:
             "reasons": account.reasons,
             "tokens": account.tokens,
             "truncated": account.truncated,
+            "noticed": account.noticed,
+            "collapse": account.openings.collapse(),
             "files": tuple(files),
         }
         for name, value in told.items():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rephrase_runner.durations import UNIT_SECONDS, Durations
-from rephrase_runner.openings import Openings
+from rephrase_runner.recent_openings import RecentOpenings
 from rephrase_runner.records import Commit
 
 _REMEMBERED_COMMITS = 32
@@ -31,7 +31,7 @@ class Vitals:
         """By kind (prompt, completion) and outcome (committed, discarded)."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Committed samples by prompt and outcome."""
-        self.openings: defaultdict[str, Openings] = defaultdict(Openings)
+        self.openings: defaultdict[str, RecentOpenings] = defaultdict(RecentOpenings)
         """Of the last rewrites, by prompt."""
         self.unit_durations = Durations(UNIT_SECONDS)
         self.leases_expired = 0

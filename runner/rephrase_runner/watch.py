@@ -31,6 +31,7 @@ class Watch:
         *,
         lease_seconds: float,
         canary_documents: int = 0,
+        paying: records.Paying | None = None,
         snapshot_every: int = 10_000,
     ) -> None:
         self.book = book
@@ -47,6 +48,7 @@ class Watch:
         self._canary_units = units_for(units, canary_documents)
         self._canary = Account()
         self._canary_workers: set[str] = set()
+        self._paying = paying
         self._snapshot_every = snapshot_every
         self._new: list[Commit] = []
         """Commits that are in no snapshot yet."""
@@ -150,6 +152,11 @@ class Watch:
         self._check(commits)
         self._new += commits
         if len(self._new) >= self._snapshot_every:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Write a snapshot of the commits that are in none, so that whoever comes next reads few objects."""
+        if self._new:
             await self.book.write_fold(self.committed.committed, self._new)
             self._new = []
 
@@ -187,6 +194,7 @@ class Watch:
             claimed=tuple(claimed),
             tail=self.fold.open_units(claimed) if nothing_free else (),
             stop=stop,
+            paying=self._paying,
         )
         try:
             self.fold.store_time = await self.book.write_progress(cache)

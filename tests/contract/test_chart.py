@@ -1,6 +1,7 @@
 """The chart as Helm renders it: what it installs, what the operator may do, and which values it refuses."""
 
 import json
+import shutil
 import tarfile
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -8,81 +9,36 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from rephrase_api import names
 from rephrase_api.crd import FILE
 from rephrase_api.prices import parse_prices
+from rephrase_api.v1alpha1 import RephraseRun
+from rephrase_api.v1alpha1.conditions import ConditionStatus
+from rephrase_api.v1alpha1.status import Condition, RephraseRunStatus
+from rephrase_operator.metrics import Metrics
 from rephrase_operator.settings import PREFIX, Settings
+from support.chart_values import CASES, DIGEST, MONITORING, NAMESPACE
 from support.helm import CHART, RELEASE, ChartRefused, render, run
+from support.looks import NOW
+from support.tools import run_tool
 
 pytestmark = pytest.mark.needs("helm")
 ROOT = Path(__file__).parents[2]
-NAMESPACE = "rephrase-system"
 POD_IP = "10.0.0.7"
-DIGEST = f"sha256:{'5' * 64}"
 LOG_LEVEL = f"{PREFIX}LOG_LEVEL"
 """Read before the settings are."""
-MONITORS = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PodMonitor")
+DASHBOARDS = sorted((CHART / "files" / "dashboards").glob("*.json"))
+RULES = CHART / "files" / "rules.yaml"
 
-CASES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "namespaced": {"watchNamespaces": ["team-a", "team-b"]},
-    "bare": {
-        "watchNamespaces": ["team-a"],
-        "crds": {"install": False},
-        "rbac": {"aggregateRoles": False, "readEvents": False},
-        "serviceAccount": {"create": False, "name": "its-own"},
-        "resources": None,
-    },
-    "digest": {
-        "images": {
-            "operator": {"repository": "registry.example:5000/rephrase/operator", "digest": DIGEST},
-            "driver": {"tag": "1.0", "digest": DIGEST},
-            "runner": {"tag": "1.0"},
-        }
-    },
-    "cluster": {
-        "runner": {"serviceAccount": {"create": True}},
-        "podMonitor": {"enabled": True},
-        "networkPolicy": {"enabled": True},
-    },
-    "priced": {
-        "prices": {
-            "date": "2026-11-01",
-            "pricePerGPUHour": {"H100/Spot": "2.10", "H100/OnDemand": 3, "L4/Spot": 0.25},
-        }
-    },
-    "elsewhere": {"prices": {"configMap": "rephrase-prices"}},
-    "everything": {
-        "watchNamespaces": ["team-a", "team-b"],
-        "imagePullPolicy": "Always",
-        "imagePullSecrets": [{"name": "registry.example"}],
-        "reconcileSeconds": 0.5,
-        "crashLoopFailures": 10,
-        "logLevel": "Debug",
-        "limits": {"maxWorkersPerRun": 64, "maxRunsPerNamespace": 2, "allowPodTemplate": False},
-        "ports": {"health": 18080, "metrics": 18081},
-        "serviceAccount": {"annotations": {"cloud.example/role": "operator"}},
-        "runner": {
-            "serviceAccount": {"create": True, "annotations": {"cloud.example/role": "runner"}}
-        },
-        "nodeSelector": {"kubernetes.io/os": "linux"},
-        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {}},
-        "priorityClassName": "system-cluster-critical",
-        "podAnnotations": {"team": "data"},
-        "podLabels": {"team": "data", "app.kubernetes.io/name": "ours-stays"},
-        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
-        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-        "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
-    },
-}
 SYSTEM = f"{NAMESPACE}/{RELEASE}"
 AGGREGATE = [f"ClusterRole {RELEASE}-edit", f"ClusterRole {RELEASE}-view"]
 CRD = f"CustomResourceDefinition {names.CRD_NAME}"
+TESTS = [f"Pod {SYSTEM}-test-health"]
 INSTALLED = {
     "default": [
         f"ClusterRole {RELEASE}",
@@ -90,7 +46,9 @@ INSTALLED = {
         f"ClusterRoleBinding {RELEASE}",
         CRD,
         f"Deployment {SYSTEM}",
+        f"Service {SYSTEM}",
         f"ServiceAccount {SYSTEM}",
+        *TESTS,
     ],
     "namespaced": [
         *AGGREGATE,
@@ -100,12 +58,16 @@ INSTALLED = {
         f"Role team-b/{RELEASE}",
         f"RoleBinding team-a/{RELEASE}",
         f"RoleBinding team-b/{RELEASE}",
+        f"Service {SYSTEM}",
         f"ServiceAccount {SYSTEM}",
+        *TESTS,
     ],
     "bare": [
         f"Deployment {SYSTEM}",
         f"Role team-a/{RELEASE}",
         f"RoleBinding team-a/{RELEASE}",
+        f"Service {SYSTEM}",
+        *TESTS,
     ],
 }
 INSTALLED["digest"] = INSTALLED["elsewhere"] = INSTALLED["default"]
@@ -116,11 +78,22 @@ INSTALLED["cluster"] = [
     f"PodMonitor {SYSTEM}-runs",
     f"ServiceAccount {NAMESPACE}/rephrase-runner",
 ]
+INSTALLED["tested"] = [
+    *(one for one in INSTALLED["namespaced"] if "team-b" not in one),
+    f"NetworkPolicy {SYSTEM}",
+    f"Pod {SYSTEM}-test-run",
+    f"RephraseRun team-a/{RELEASE}-test",
+]
 INSTALLED["everything"] = [
     *INSTALLED["namespaced"],
+    *(f"ConfigMap grafana/{RELEASE}-dashboard-{path.stem}" for path in DASHBOARDS),
     f"NetworkPolicy {SYSTEM}",
+    f"NetworkPolicy team-a/{RELEASE}-runs",
+    f"NetworkPolicy team-b/{RELEASE}-runs",
     f"PodMonitor {SYSTEM}-runs",
-    f"Service {SYSTEM}",
+    "PriorityClass batch-low",
+    "PriorityClass rephrase-driver",
+    *([f"PrometheusRule {SYSTEM}"] if RULES.exists() else []),
     "ServiceAccount team-a/rephrase-runner",
     "ServiceAccount team-b/rephrase-runner",
     f"ServiceMonitor {SYSTEM}",
@@ -173,6 +146,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"podMonitor": {"enabled": True}},
         "podMonitor.enabled: the cluster has no monitoring.coreos.com/v1/PodMonitor",
     ),
+    "rules without their API": (
+        {"prometheusRule": {"enabled": True}},
+        "prometheusRule.enabled: the cluster has no monitoring.coreos.com/v1/PrometheusRule",
+    ),
+    "a policy for runs nobody knows where": (
+        {"runNetworkPolicy": {"enabled": True}},
+        "name those of the runs in runNetworkPolicy.namespaces or watchNamespaces",
+    ),
+    "a test run without source and output": (
+        {"tests": {"echoRun": {"enabled": True}}},
+        "at '/tests/echoRun/spec': missing properties 'source', 'output'",
+    ),
+    "a priority that only the system has": (
+        {"priorityClasses": {"worker": {"value": 2000000000}}},
+        "at '/priorityClasses/worker/value'",
+    ),
 }
 ALLOWED_VOLUMES = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image"),
@@ -192,6 +181,55 @@ def test_helm_lints_the_chart_without_a_warning(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_it_installs_these_objects_and_no_others(case: str) -> None:
     assert sorted(map(identity, rendered(case))) == sorted(INSTALLED[case])
+
+
+@pytest.mark.parametrize("release", ["1.30", "1.37"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_field_is_one_that_kubernetes_knows(case: str, release: str) -> None:
+    for manifest in rendered(case):
+        try:
+            kubernetes_validate.validate(manifest, release, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            group = manifest["apiVersion"].partition("/")[0]
+            assert group in {"monitoring.coreos.com", names.GROUP}, identity(manifest)
+
+
+CHECKOV = "checkov==3.3.30"
+ACCEPTED: dict[tuple[str, str], str] = {
+    ("CKV_K8S_9", "Deployment"): "readiness: nobody is sent to it by a Service",
+    ("CKV_K8S_11", "Deployment"): "a CPU limit throttles looks; `resources` can have one",
+    ("CKV_K8S_15", "Deployment"): "pulling always: `imagePullPolicy`; a release's tag never moves",
+    ("CKV_K8S_38", "Deployment"): "a token: it is the one pod that speaks with the API server",
+    ("CKV_K8S_43", "Deployment"): "a digest: `images.*.digest`, which no chart can know before",
+    ("CKV_K8S_8", "Pod"): "liveness: a test ends by itself",
+    ("CKV_K8S_9", "Pod"): "readiness: nobody is sent to a test",
+    ("CKV_K8S_11", "Pod"): "a CPU limit: it sleeps",
+    ("CKV_K8S_15", "Pod"): "as the operator's image, which it is",
+    ("CKV_K8S_43", "Pod"): "as the operator's image, which it is",
+}
+"""What checkov finds and why it stays: by check and kind."""
+
+
+@pytest.mark.full
+@pytest.mark.needs("uvx")
+@pytest.mark.timeout(600)
+def test_checkov_finds_nothing_but_what_is_meant(tmp_path: Path) -> None:
+    for case in CASES.keys() - {"bare"}:  # which takes the resources away
+        (tmp_path / f"{case}.yaml").write_text(yaml.safe_dump_all(rendered(case)))
+
+    done = run_tool(
+        CHECKOV,
+        *("--framework", "kubernetes", "--directory", str(tmp_path), "--output", "json"),
+        *("--quiet", "--compact", "--skip-download"),
+    )
+
+    report = json.loads(done.stdout)
+    found = {
+        (check["check_id"], check["resource"].partition(".")[0])
+        for check in report["results"]["failed_checks"]
+    }
+    assert report["summary"]["parsing_errors"] == 0
+    assert found == set(ACCEPTED), done.stdout[-3000:]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -286,7 +324,9 @@ def test_wrong_values_are_refused_with_a_message(case: str) -> None:
 
 def test_the_chart_can_be_a_part_of_another() -> None:
     """Helm hands `global` of the parent down, asked or not."""
-    assert render(NAMESPACE, {"global": {"registry": "registry.example"}}) == rendered("default")
+    ours = render(NAMESPACE, {"global": {"registry": "registry.example"}}, tests=True)
+
+    assert ours == rendered("default")
 
 
 def test_every_value_is_described_and_has_a_default_and_no_others_are_allowed() -> None:
@@ -479,6 +519,85 @@ def test_the_pods_of_runs_are_scraped_where_runs_are_watched() -> None:
     ]
 
 
+def test_alerts_and_dashboards_are_as_they_stand_in_their_files(tmp_path: Path) -> None:
+    chart = tmp_path / CHART.name
+    shutil.copytree(CHART, chart)
+    shutil.rmtree(chart / "files" / "dashboards", ignore_errors=True)
+    (chart / "files" / "dashboards").mkdir()
+    alert = {
+        "alert": "Stalled",
+        "expr": "rephrase_run_units > 0",
+        "annotations": {"summary": "{{ $labels.run }} of {{ $labels.namespace }} stands"},
+    }
+    rules = {"groups": [{"name": "rephrase", "rules": [alert]}]}
+    (chart / "files" / "rules.yaml").write_text(yaml.safe_dump(rules))
+    board = {"title": "A run", "templating": {"list": []}, "legend": "{{run}}"}
+    (chart / "files" / "dashboards" / "One_run.json").write_text(json.dumps(board, indent=2))
+
+    found = render(NAMESPACE, CASES["everything"], api_versions=MONITORING, chart=chart)
+
+    (rule,) = (one for one in found if one["kind"] == "PrometheusRule")
+    (shown,) = (one for one in found if "dashboard" in one["metadata"]["name"])
+    assert rule["spec"] == rules
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert identity(shown) == f"ConfigMap grafana/{RELEASE}-dashboard-one-run"
+    assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert shown["metadata"]["annotations"] == {"grafana_folder": "Rephrase"}
+    assert json.loads(shown["data"]["One_run.json"]) == board
+
+
+def test_without_files_there_are_no_alerts_and_no_dashboards(tmp_path: Path) -> None:
+    chart = tmp_path / CHART.name
+    shutil.copytree(CHART, chart)
+    shutil.rmtree(chart / "files" / "dashboards", ignore_errors=True)
+    (chart / "files" / "rules.yaml").unlink(missing_ok=True)
+
+    found = render(NAMESPACE, CASES["everything"], api_versions=MONITORING, chart=chart)
+
+    kinds = {one["kind"] for one in found}
+    assert not kinds & {"PrometheusRule", "ConfigMap"}
+
+
+def test_a_class_of_low_priority_turns_nobody_out_and_still_gets_nodes() -> None:
+    driver, worker = kind("PriorityClass", "everything")
+
+    assert worker["metadata"]["name"] == "batch-low"
+    assert -10 <= worker["value"] < driver["value"]
+    for one in (driver, worker):
+        assert one["preemptionPolicy"] == "Never"
+        assert one["globalDefault"] is False
+
+
+def test_drivers_and_workers_reach_stores_dns_and_their_machine_s_cloud_only() -> None:
+    policies = [
+        one
+        for one in kind("NetworkPolicy", "everything")
+        if one["metadata"]["namespace"] != NAMESPACE
+    ]
+
+    assert len(policies) == 2
+    for policy in policies:
+        spec = policy["spec"]
+        (selected,) = spec["podSelector"]["matchExpressions"]
+        assert selected == {
+            "key": names.ROLE_LABEL,
+            "operator": "In",
+            "values": [names.DRIVER, names.WORKER],
+        }
+        dns, stores, cloud, own = spec["egress"]
+        assert {port["port"] for port in dns["ports"]} == {53}
+        assert {port["port"] for port in stores["ports"]} == {443, 9000}
+        assert cloud["to"] == [{"ipBlock": {"cidr": "169.254.0.0/16"}}]
+        assert own["ports"] == [{"port": 8000}]
+        operator, prometheus = spec["ingress"]
+        assert operator["ports"] == prometheus["ports"] == [{"port": names.METRICS_PORT}]
+        assert prometheus["from"] == [{"namespaceSelector": {}}]
+        (asking,) = operator["from"]
+        labels = deployment("everything")["spec"]["template"]["metadata"]["labels"]
+        assert list(asking["namespaceSelector"]["matchLabels"].values()) == [NAMESPACE]
+        assert asking["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_the_operator_reaches_dns_the_api_server_and_drivers_only() -> None:
     policy = the("NetworkPolicy", "everything", RELEASE)["spec"]
     cluster = the("NetworkPolicy", "cluster", RELEASE)["spec"]
@@ -491,15 +610,49 @@ def test_the_operator_reaches_dns_the_api_server_and_drivers_only() -> None:
     (watched,) = driver["namespaceSelector"]["matchExpressions"]
     assert watched["values"] == ["team-a", "team-b"]
     assert cluster["egress"][2]["to"] == [driver | {"namespaceSelector": {}}]
-    assert policy["ingress"] == [
-        {"ports": [{"port": "metrics"}], "from": [{"namespaceSelector": {}}]}
-    ]
+    scrapes, tests = policy["ingress"]
+    assert scrapes == {"ports": [{"port": "metrics"}], "from": [{"namespaceSelector": {}}]}
+    assert {port["port"] for port in tests["ports"]} == {"health", "metrics"}
+    (testing,) = tests["from"]
+    (pod,) = kind("Pod", "everything")
+    assert testing["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_tests_a_release_has_no_rights_and_nothing_else_selects_it(case: str) -> None:
+    selector = deployment(case)["spec"]["selector"]["matchLabels"]
+    operator = deployment(case)["spec"]["template"]["spec"]
+
+    for pod in kind("Pod", case):
+        assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+        assert not selector.items() <= pod["metadata"]["labels"].items()
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        assert pod["spec"]["securityContext"] == operator["securityContext"]
+        (container,) = pod["spec"]["containers"]
+        assert container["securityContext"] == operator["containers"][0]["securityContext"]
+        assert container["image"] == images(case)["operator"]
+
+
+def test_a_test_run_is_one_of_the_smallest_and_waited_for_by_its_metrics() -> None:
+    (run,) = kind("RephraseRun", "tested")
+    spec = run["spec"]
+    (pod,) = (one for one in kind("Pod", "tested") if one["metadata"]["name"].endswith("run"))
+    url, wanted, seconds = pod["spec"]["containers"][0]["command"][3:]
+
+    RephraseRun.from_api(run)
+    assert spec["source"] == {"uri": "s3://in/a/", "limit": {"documents": 20}}
+    assert spec["model"]["engine"] == {"type": "Echo"}
+    assert url == f"http://{RELEASE}.{NAMESPACE}.svc:8081/metrics"
+    assert wanted == metric_of(names_of(run), "Complete")
+    assert float(seconds) == 600
 
 
 @pytest.mark.parametrize(
     ("case", "words"),
     [
         ("default", ["the RephraseRuns of all namespaces", "--all-namespaces --watch"]),
+        ("default", [f"helm test {RELEASE} --namespace {NAMESPACE}", "/proxy/metrics"]),
+        ("priced", ["Delete all runs before you uninstall"]),
         ("namespaced", ["the namespaces team-a, team-b", "--namespace team-a --watch"]),
         ("bare", ["crds.install is false", "There is no price list"]),
     ],
@@ -512,6 +665,27 @@ def test_the_notes_say_what_is_next(case: str, words: list[str]) -> None:
     _, found, notes = done.stdout.partition("\nNOTES:\n")
     assert found, done.stderr
     assert [word for word in words if word not in notes] == [], notes
+
+
+def names_of(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    return manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+
+
+def metric_of(run: tuple[str, str], condition: str) -> str:
+    """The line of the operator's metrics that says that a condition of a run is True."""
+    metrics = Metrics()
+    said = Condition(
+        type=condition,
+        status=ConditionStatus.TRUE,
+        reason="x",
+        message="",
+        last_transition_time=NOW,
+    )
+    status = RephraseRunStatus(conditions=(said,))
+    metrics.record(*run, status, budget=None, deadline=None, expected_rate=None)
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    (line,) = (one for one in lines if 'status="True"' in one)
+    return line
 
 
 class Watched(Mapping[str, str]):
@@ -534,7 +708,7 @@ class Watched(Mapping[str, str]):
 
 @cache
 def rendered(case: str) -> list[dict[str, Any]]:
-    return render(NAMESPACE, CASES[case], api_versions=MONITORS)
+    return render(NAMESPACE, CASES[case], api_versions=MONITORING, tests=True)
 
 
 def identity(manifest: Mapping[str, Any]) -> str:

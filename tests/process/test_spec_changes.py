@@ -1,5 +1,6 @@
 """An output is continued by the same run only; speed may change, what is generated may not."""
 
+import json
 import shutil
 import signal
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rephrase_api.names import API_VERSION, KIND
 from support.laptop import Ended, Laptop, side_by_side, tree
 from support.manifests import BRIEF, TWICE, echo
 from support.runs import small_keys, small_run
@@ -98,6 +100,20 @@ def test_the_same_run_written_in_other_words_is_the_same(finished: Laptop) -> No
 
     assert ended.code == 0, ended.said
     assert "only a cluster can honor spec.scaling.deadline; left aside here" in ended.out
+    assert tree(finished.output) == before
+
+
+def test_the_manifest_can_be_made_again_from_the_output(finished: Laptop) -> None:
+    """As docs/operations.md says for the case that all else is gone."""
+    spec = json.loads((finished.output / "_run" / "spec.json").read_text())["declared"]
+    names = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "again"}}
+    finished.write({**names, "spec": spec})
+    before = tree(finished.output)
+
+    ended = finished.run()
+
+    assert ended.code == 0, ended.said
+    assert "complete: 2,346 samples written, 54 skipped, 0 failed" in ended.out
     assert tree(finished.output) == before
 
 

@@ -44,6 +44,8 @@ def render(
     *,
     release: str = RELEASE,
     api_versions: Iterable[str] = (),
+    chart: Path = CHART,
+    tests: bool = False,
 ) -> list[dict[str, Any]]:
     """The manifests of a release, in the order they are applied.
 
@@ -52,13 +54,16 @@ def render(
         values: what differs from the chart's defaults.
         release: its name.
         api_versions: kinds of others that the cluster has, as `monitoring.coreos.com/v1/PodMonitor`.
+        chart: folder or package of it.
+        tests: whether those of `helm test` are among them.
 
     Raises:
         ChartRefused: the values are wrong.
         NoHelm: there is no helm.
     """
     has = [argument for name in api_versions for argument in ("--api-versions", name)]
-    done = run("template", release, str(CHART), "--namespace", namespace, *has, values=values)
+    has += [] if tests else ["--skip-tests"]
+    done = run("template", release, str(chart), "--namespace", namespace, *has, values=values)
     if done.returncode:
         _, error, message = done.stderr.partition("Error: ")
         raise ChartRefused(message.strip() if error else done.stderr)

@@ -28,10 +28,21 @@ app.kubernetes.io/component: operator
 
 {{- define "rephrase-operator.labels" -}}
 {{ include "rephrase-operator.selectorLabels" . }}
+{{ include "rephrase-operator.commonLabels" . }}
+{{- end }}
+
+{{- define "rephrase-operator.commonLabels" -}}
 app.kubernetes.io/part-of: rephrase
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Of the pods of `helm test`, which nothing else selects. */}}
+{{- define "rephrase-operator.testLabels" -}}
+app.kubernetes.io/name: {{ include "rephrase-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
 {{- end }}
 
 {{/* An image; takes a list of one of .Values.images and the root. */}}

@@ -1,4 +1,4 @@
-"""Programs of the tests that are built from source with Go: the control plane, an autoscaler, fake nodes.
+"""Programs of the tests that are built from source with Go: a control plane and what goes with it.
 
 Each is built once and kept outside the clone, under a name that changes with its source and with Go.
 `python -m support.cluster.binary` does it by hand.
@@ -79,7 +79,7 @@ class GoProgram:
             if given := os.environ.get(self.given):
                 self._elsewhere(given)
             else:
-                self._go()
+                self.go()
         except NotBuilt as reason:
             return str(reason)
         return ""
@@ -104,7 +104,12 @@ class GoProgram:
         """
         return Path(json.loads(self._run("mod", "download", "-json", module))["Dir"])
 
-    def _go(self) -> str:
+    def go(self) -> str:
+        """The program `go`.
+
+        Raises:
+            NotBuilt: there is none; says what to install.
+        """
         go = shutil.which("go") or shutil.which("go", path=INSTALLED)
         if go is None:
             raise NotBuilt(
@@ -114,7 +119,7 @@ class GoProgram:
         return go
 
     def _run(self, *words: str) -> str:
-        return _said_by_go(self._go(), self.module, *words)
+        return _said_by_go(self.go(), self.module, *words)
 
     def _elsewhere(self, path: str) -> Path:
         if not os.access(path, os.X_OK):
@@ -123,7 +128,7 @@ class GoProgram:
 
     def _place(self) -> Path:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        digest = hashlib.sha256(_version(self._go(), self.module).encode())
+        digest = hashlib.sha256(_version(self.go(), self.module).encode())
         for name in _SOURCES:
             if (source := self.module / name).exists():
                 digest.update(source.read_bytes())
@@ -148,12 +153,34 @@ CONTROL_PLANE = GoProgram(
     "controlplane", "the control plane", 6, "REPHRASE_CONTROLPLANE", tells="k8s.io/kubernetes"
 )
 """etcd, API server, controllers and scheduler in one binary."""
+NODE = GoProgram("node", "the node", 4, "REPHRASE_NODE_PROGRAMS", tells="k8s.io/kubernetes")
+"""kubelet and kube-proxy in one binary, apart from the control plane: only the containers' tier needs it."""
+PAUSE = GoProgram("pause", "the sandbox of pods", 1, "REPHRASE_PAUSE")
+"""What holds the namespaces of a pod of the node's, as the one program of an image."""
+REGISTRY = GoProgram(
+    "registry", "an image registry", 2, "REPHRASE_REGISTRY",
+    package="github.com/distribution/distribution/v3/cmd/registry",
+)  # fmt: skip
+"""CNCF Distribution, a registry of images."""
 AUTOSCALER = GoProgram("autoscaler", "the autoscaler", 3, "REPHRASE_AUTOSCALER")
 """Karpenter, with machines that are Node objects only and can be out of stock."""
 FAKE_NODES = GoProgram(
     "fakenodes", "fake nodes", 2, "REPHRASE_FAKENODES", package="sigs.k8s.io/kwok/cmd/kwok"
 )
 """kwok: nodes and pods that are objects only."""
+
+
+def source_of(module: str) -> Path:
+    """Folder with the source of any module, fetched if need be.
+
+    Args:
+        module: with its version, as ``example.org/module@v1.2.3``.
+
+    Raises:
+        NotBuilt: there is no Go, or it cannot be fetched.
+    """
+    told = _said_by_go(CONTROL_PLANE.go(), Path("/"), "mod", "download", "-json", module)
+    return Path(json.loads(told)["Dir"])
 
 
 def kubernetes_version() -> str:
@@ -193,7 +220,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES):
+        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES, NODE, PAUSE, REGISTRY):
             sys.stdout.write(f"{one.binary()}\n")
     except NotBuilt as reason:
         sys.exit(str(reason))

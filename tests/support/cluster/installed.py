@@ -15,6 +15,12 @@ from support.waiting import wait_until
 
 SYSTEM = "rephrase-system"
 _TAINT = "rephrase.io/operator"
+QUICK: Mapping[str, Any] = {
+    "reconcileSeconds": 1,
+    "tolerations": [{"key": _TAINT, "operator": "Exists"}],
+    "nodeSelector": {"kubernetes.io/hostname": "operator"},
+}
+"""Values of an operator that looks often, on the node `operator`."""
 
 
 class Operator:
@@ -34,10 +40,12 @@ class Operator:
     @property
     def pod(self) -> Object:
         """Its pod."""
-        (pod,) = (
-            pod for pod in self._client.list("pods") if "deletionTimestamp" not in pod["metadata"]
-        )
+        (pod,) = (pod for pod in self._pods if "deletionTimestamp" not in pod["metadata"])
         return pod
+
+    @property
+    def _pods(self) -> list[Object]:
+        return self._client.list("pods", labels="app.kubernetes.io/component=operator")
 
     @property
     def log(self) -> str:
@@ -64,7 +72,7 @@ class Operator:
     def stop(self) -> None:
         """There is none for a while."""
         self._scale(0)
-        for pod in self._client.list("pods"):
+        for pod in self._pods:
             self._client.wait_gone("pods", pod["metadata"]["name"])
 
     def start(self) -> None:
@@ -101,20 +109,20 @@ def installed(
         kubelet: gets a node for the operator.
         values: of the chart, over those that make it quick.
     """
+    operator = Operator(client, kubelet, prepared(client, kubelet))
+    for manifest in render(SYSTEM, merged(QUICK, values or {})):
+        namespace = manifest["metadata"].get("namespace")
+        client.in_namespace(namespace).apply(manifest)
+    operator.wait_ready()
+    yield operator
+
+
+def prepared(client: Client, kubelet: Kubelet) -> Node:
+    """Make namespace and node of an operator that is about to be installed."""
     node = kubelet.add_node("operator", Shape(taints=[f"{_TAINT}:NoSchedule"]))
     client.create(a_namespace(SYSTEM))
     client.in_namespace(SYSTEM).wait_for("serviceaccounts", "default", bool, "it is there")
-    quick = {
-        "reconcileSeconds": 1,
-        "tolerations": [{"key": _TAINT, "operator": "Exists"}],
-        "nodeSelector": {"kubernetes.io/hostname": "operator"},
-    }
-    for manifest in render(SYSTEM, merged(quick, values or {})):
-        namespace = manifest["metadata"].get("namespace")
-        client.in_namespace(namespace).apply(manifest)
-    operator = Operator(client, kubelet, node)
-    operator.wait_ready()
-    yield operator
+    return node
 
 
 def get(url: str) -> str:

@@ -13,6 +13,7 @@ GROUPS = {
     "coordination.k8s.io": ("v1", "leases"),
     "karpenter.kwok.sh": ("v1alpha1", "kwoknodeclasses"),
     "karpenter.sh": ("v1", "nodeclaims nodepools"),
+    "monitoring.coreos.com": ("v1", "podmonitors prometheusrules servicemonitors"),
     "networking.k8s.io": ("v1", "networkpolicies"),
     "policy": ("v1", "poddisruptionbudgets"),
     "rbac.authorization.k8s.io": ("v1", "clusterrolebindings clusterroles rolebindings roles"),

@@ -5,17 +5,24 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from rephrase_api.errors import RephraseError
+from rephrase_api.manifest import parse_run
+from rephrase_api.v1alpha1 import RephraseRunSpec
+from rephrase_api.v1alpha1.base import Model, camel
+from rephrase_api.v1alpha1.status import RephraseRunStatus
+from rephrase_api.v1alpha1.tree import model_of
 from rephrase_runner.cli import app
+from support.pages import PAGES, runs_of
 from support.tiers import TIERS
 
 ROOT = Path(__file__).parents[3]
 RUNNER = ROOT / "runner" / "rephrase_runner"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(RUNNER.rglob("*.py"))
 
 
@@ -162,6 +169,68 @@ def test_every_path_that_a_page_names_exists(path: Path) -> None:
     }
 
     assert [name for name in sorted(named | linked) if not (ROOT / name).exists()] == []
+
+
+def anchors(text: str) -> set[str]:
+    """Where links into a page can lead: its headings, as GitHub makes anchors of them, and its own marks."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert len(plain) == len(set(plain)), "two headings would have one anchor"
+    return {*plain, *re.findall(r'<a id="([^"]+)">', text)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_into_a_page_leads_to_a_heading(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text)
+    pages = {link: (path.parent / link if link else path).read_text("utf-8") for link, _ in links}
+
+    assert [(link, name) for link, name in links if name not in anchors(pages[link])] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_run_that_a_page_shows_is_valid(path: Path) -> None:
+    for manifest in runs_of(path):
+        parse_run(yaml.safe_dump(manifest), where=path.name)  # raises with every problem
+
+
+def paths_of(model: type[Model], path: str) -> Iterator[str]:
+    """Paths of all fields, of lists with and without `[]`."""
+    for name, field in model.model_fields.items():
+        here = f"{path}.{camel(name)}"
+        yield here
+        if (below := model_of(field.annotation)) is not None:
+            yield from paths_of(below, here)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_field_that_a_page_names_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    known = {*paths_of(RephraseRunSpec, "spec"), *paths_of(RephraseRunStatus, "status")}
+    named = set(re.findall(r"(?<![\w./-])((?:spec|status)(?:\.[A-Za-z]+(?:\[\])?)+)", text))
+    files = {"spec.json", "spec.py", "status.py"}
+
+    assert [one for one in sorted(named - files) if one.replace("[]", "") not in known] == []
+
+
+VALUES = yaml.safe_load(page("helm/rephrase-operator/values.yaml"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_value_of_the_chart_that_a_page_names_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    groups = "|".join(name for name, value in VALUES.items() if isinstance(value, dict) and value)
+    found = re.findall(rf"`((?:{groups})(?:\.[A-Za-z*]+)+)", text)
+    named = {one for one in found if not one.endswith((".py", ".yaml"))}
+
+    def exists(value: Any, *keys: str) -> bool:  # noqa: ANN401 - YAML
+        if not keys:
+            return True
+        below = value.values() if keys[0] == "*" else [value[keys[0]]] if keys[0] in value else []
+        return any(exists(one, *keys[1:]) for one in below)
+
+    assert [one for one in sorted(named) if not exists(VALUES, *one.split("."))] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

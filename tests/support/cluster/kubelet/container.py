@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from support.cluster.builders import holds
+from support.cluster.client import Client
 from support.cluster.kubelet.fields import BadReference
 from support.cluster.kubelet.volumes import Volume
 from support.cluster.wire import Object
@@ -65,6 +67,7 @@ def spec_of(
     volumes: Mapping[str, Volume],
     argv: list[str],
     environment: Mapping[str, str],
+    hosts: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the launcher is told about a container.
 
@@ -80,7 +83,8 @@ def spec_of(
     more = [*pod_rights.get("supplementalGroups", []), pod_rights.get("fsGroup", group)]
     message = container.get("terminationMessagePath", "/dev/termination-log")
     name, address = pod["metadata"]["name"], pod["status"]["podIP"]
-    files.hosts.write_text(f"127.0.0.1 localhost\n{address} {name}\n")
+    known = {"localhost": "127.0.0.1", name: address, **hosts}
+    files.hosts.write_text("".join(f"{known[host]} {host}\n" for host in known))
     return {
         "scratch": str(files.scratch),
         "needed": _needed(),
@@ -99,6 +103,23 @@ def spec_of(
         "argv": argv,
         "env": dict(environment),
     }
+
+
+def hosts_of(client: Client) -> dict[str, str]:
+    """Addresses behind the namespace's headless Services, by the names that a cluster's DNS would have.
+
+    They are in no EndpointSlice: the API server takes no loopback addresses there.
+    """
+    found = {}
+    for service in client.list("services"):
+        name, spec = service["metadata"]["name"], service["spec"]
+        if spec["clusterIP"] != "None":
+            continue
+        labels = ",".join(f"{key}={value}" for key, value in spec["selector"].items())
+        ready = [pod for pod in client.list("pods", labels=labels) if holds(pod, "Ready")]
+        for end in ("", f".{client.namespace}", f".{client.namespace}.svc") if ready else ():
+            found[f"{name}{end}"] = str(ready[0]["status"]["podIP"])
+    return found
 
 
 def _mount(mount: Object, volumes: Mapping[str, Volume]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ Pods that the scheduler binds to its nodes run as real processes of this machine
 signals, exit codes, files and sockets are what they would be. Needs root, for mounts and users; a pod that
 runs as root is root of this machine, so only pods of the tests' own belong here. There is one
 network, that of this machine: each pod has an address of its own, which its servers must bind to, and there
-are no Services. Images are only names: pods must carry a `command`.
+are no Services but headless ones, whose names the containers know that start later. Images are only names:
+pods must carry a `command`.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from typing import Any
 
 from support.cluster.client import Client
 from support.cluster.kubelet.clock import now
-from support.cluster.kubelet.container import Files, NotStarted, Running, spec_of
+from support.cluster.kubelet.container import Files, NotStarted, Running, hosts_of, spec_of
 from support.cluster.kubelet.environment import arguments_of, environment_of
 from support.cluster.kubelet.fields import BadReference
 from support.cluster.kubelet.host import Host
@@ -185,7 +185,13 @@ class Life:
         )
         argv = arguments_of(self._container, environment)
         return spec_of(
-            self._container, pod, files, volumes=volumes, argv=argv, environment=environment
+            self._container,
+            pod,
+            files,
+            volumes=volumes,
+            argv=argv,
+            environment=environment,
+            hosts=hosts_of(place.client),
         )
 
     async def _observed(self, running: Running, begun: datetime) -> int:
