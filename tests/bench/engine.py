@@ -557,8 +557,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="larger, with more pairs")
     parser.add_argument("--only", action="append", help="a measurement; may be repeated")
     parser.add_argument("--pairs", type=int, help="of each comparison")
-    parser.add_argument("--documents", type=int)
-    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--documents", type=int, help="where one prompt is compared")
+    parser.add_argument("--per-length", type=int, help="documents of each length")
+    parser.add_argument("--tokens", type=int, help="of an answer, at most")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
     sizes = FULL if options.full else Sizes()
@@ -568,6 +569,7 @@ def main() -> None:
     sizes = replace(
         sizes,
         documents=options.documents or sizes.documents,
+        per_length=options.per_length or sizes.per_length,
         tokens=options.tokens or sizes.tokens,
     )
     began = time.monotonic()
