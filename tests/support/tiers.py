@@ -137,6 +137,7 @@ _FIXTURES = {
     "karpenter": "karpenter",
     "kubectl": "kubectl",
     "operator": "helm",
+    "stage": "nodes",
 }
 """Fixtures that need a peer."""
 
