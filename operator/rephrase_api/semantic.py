@@ -70,6 +70,7 @@ SEMANTIC = frozenset(
         "output.includeSourceText",
         "quality.onTruncated",
         "quality.stripPreamble",
+        "quality.checks",
     }
 )
 """Leaf fields that identify a run."""

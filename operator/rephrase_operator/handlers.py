@@ -274,6 +274,9 @@ class Handlers:
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
         self.metrics.transition(before, after, look.settlement.ended)
+        if not over:
+            which = {"namespace": key[0], "run": key[1], "phase": after.phase}
+            logger.info("looked", extra=which | {"actions": len(look.plan.actions)})
         memory.let_go(before)
         budget, deadline = run.spec.scaling.budget, run.spec.scaling.deadline
         self.metrics.record(

@@ -183,6 +183,7 @@ class Driver:
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from errors
         await watch.look(asyncio.get_running_loop().time(), everything=True)
+        await watch.keep()
         await self._check_output(book, publisher)
         manifest = self._manifest(watch, spec, publisher)
         await book.write_manifest(manifest)

@@ -34,6 +34,7 @@ from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
 from rephrase_runner import engines, openings
+from rephrase_runner.checking import Checker
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request, RequestFailed
 from rephrase_runner.job import Job, Pace
@@ -201,12 +202,14 @@ async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
 
 
 async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+    identity = _identity(launch)
+    logs.configure(launch.log_level, run=launch.run, slot=launch.slot, worker=identity["worker"])
     vitals = Vitals(asyncio.get_running_loop().time())
     store = Store(
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
     )
     # a store that is away for a while must not keep a drained worker either
-    worker = await until_drained(_make_worker(launch, store, vitals, drain), drain)
+    worker = await until_drained(_make_worker(launch, store, identity, vitals, drain), drain)
     if worker is None:
         logger.info("nothing to do: the run is complete")
         return
@@ -215,7 +218,11 @@ async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
 
 
 async def _make_worker(
-    launch: WorkerLaunch, store: Store, vitals: Vitals, drain: asyncio.Event
+    launch: WorkerLaunch,
+    store: Store,
+    identity: dict[str, Any],
+    vitals: Vitals,
+    drain: asyncio.Event,
 ) -> Worker | None:
     """Read what the run asks from the ledger; None if it is complete."""
     loop = asyncio.get_running_loop()
@@ -285,8 +292,13 @@ async def _make_worker(
         reader=Reader(
             spec.source, plan.files, format=SourceFormat(plan.format), kept=kept, storage=source
         ),
+        checker=Checker(
+            {prompt.name: prompt.built_in or "" for prompt in spec.prompts}
+            if spec.quality.checks is not False
+            else None
+        ),
         vitals=vitals,
-        identity=_identity(launch),
+        identity=identity,
         start=launch.start,
         units=launch.units,
         pace=Pace(

@@ -161,7 +161,7 @@ class Store:
         self.durations = {op: Durations() for op in OPERATIONS}
         """How long requests took, retries included, by operation."""
         self.errors = 0
-        """Requests, each retry for itself, that got no answer or a refusal."""
+        """Requests that failed after the client's own quick retries; most are then tried again."""
         self._synced: set[Path] = set()
         self._own_refusals = 0
         self._random: Random = Random()  # noqa: S311 - jitter is no secret

@@ -152,6 +152,11 @@ class Watch:
         self._check(commits)
         self._new += commits
         if len(self._new) >= self._snapshot_every:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Write a snapshot of the commits that are in none, so that whoever comes next reads few objects."""
+        if self._new:
             await self.book.write_fold(self.committed.committed, self._new)
             self._new = []
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rephrase_api.names import label_value
 from rephrase_api.presets import presets
 from rephrase_api.v1alpha1.generation import PromptLayout
 from rephrase_runner.engines import EngineSettings, build
@@ -86,7 +87,9 @@ async def test_context_and_requests_in_flight_are_what_the_settings_say(engine: 
     assert engine.max_in_flight == 64 + 32
 
 
-async def test_all_metrics_that_are_passed_on_are_there_one_series_each(engine: Engine) -> None:
+async def test_all_metrics_that_are_passed_on_are_there_one_series_each(
+    engine: Engine, model: Path
+) -> None:
     from vllm.v1.spec_decode import metrics as of_speculation
 
     finished, tokens = "vllm:e2e_request_latency_seconds_count", "vllm:generation_tokens_total"
@@ -97,6 +100,8 @@ async def test_all_metrics_that_are_passed_on_are_there_one_series_each(engine: 
     source = inspect.getsource(of_speculation)
 
     assert passed().keys() == PASSED_ON.keys() - speculation
+    models = {sample.labels["model_name"] for family in passed_on() for sample in family.samples}
+    assert models == {label_value(str(model))}
     assert passed()[tokens] - before.get(tokens, 0) == outcome.completion_tokens
     assert all(name.removesuffix("_total") in source for name in speculation)
 

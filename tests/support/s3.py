@@ -111,10 +111,12 @@ class SeaweedFS:
 
     Args:
         folder: empty; for data and log.
+        address: that its S3 gateway listens on; all else of it listens on 127.0.0.1.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         self._folder = folder
+        self._address = address
         self._log = folder / "log.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = ""
@@ -159,6 +161,7 @@ class SeaweedFS:
             "filer.port": filer,
             "s3": "true",
             "s3.port": s3,
+            "s3.ip.bind": self._address,
             "s3.config": config,
             "s3.port.iceberg": 0,  # these two would listen on fixed ports
             "s3.port.lance": 0,
@@ -168,7 +171,7 @@ class SeaweedFS:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder
             )
-        self.endpoint = f"http://127.0.0.1:{s3}"
+        self.endpoint = f"http://{self._address}:{s3}"
 
     def _ready(self) -> bool:
         if self._process is not None and self._process.poll() is not None:

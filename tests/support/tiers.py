@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster.binary import AUTOSCALER, CONTROL_PLANE
+from support.cluster.binary import AUTOSCALER, CONTROL_PLANE, NODE
 from support.helm import helm_missing, kubectl
 from support.tools import uvx
 
@@ -49,6 +49,7 @@ TIERS = {
     "process": Tier(300),
     "engine": Tier(600, frozenset({"engine"})),
     "cluster": Tier(600, frozenset({"cluster"})),
+    "containers": Tier(1200, frozenset({"cluster", "containers", "helm", "kubectl", "s3"})),
 }
 """In the order they run in: what is quick and needs nothing comes first."""
 
@@ -89,6 +90,21 @@ def kubectl_missing() -> str:
     return "" if kubectl() else "not on PATH: kubectl"
 
 
+def containers_missing() -> str:
+    """Why images cannot be built and run here, empty if they can."""
+    if nodes := nodes_missing():
+        return nodes
+    missing = [name for name in _CONTAINER_PROGRAMS if shutil.which(name) is None]
+    missing += [] if Path(CNI, "bridge").exists() else [f"{CNI}/bridge"]
+    return f"not there: {', '.join(missing)}; make deps-containers" if missing else NODE.missing()
+
+
+def promtool_missing() -> str:
+    """Why no Prometheus can be asked, empty if it can; one package has both programs."""
+    missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
+    return f"not on PATH: {', '.join(missing)} (Debian package prometheus)" if missing else ""
+
+
 def uvx_missing() -> str:
     """Why no tool can be run in an environment of its own, empty if one can."""
     return "" if uvx() else "not on PATH: uvx"
@@ -102,9 +118,16 @@ PEERS: dict[str, Callable[[], str]] = {
     "karpenter": AUTOSCALER.missing,
     "kubectl": kubectl_missing,
     "helm": helm_missing,
+    "containers": containers_missing,
+    "promtool": promtool_missing,
     "uvx": uvx_missing,
 }
 """What tests may need, and why it is not there."""
+CNI = "/usr/lib/cni"
+"""Where Debian has the programs that give pods their network."""
+_CONTAINER_PROGRAMS = (
+    "buildah", "containerd", "ctr", "debootstrap", "dnsmasq", "ip", "nft", "nsenter", "runc", "unshare",
+)  # fmt: skip
 _FIXTURES = {
     "s3": "s3",
     "moto_s3": "s3",
@@ -114,6 +137,7 @@ _FIXTURES = {
     "karpenter": "karpenter",
     "kubectl": "kubectl",
     "operator": "helm",
+    "stage": "nodes",
 }
 """Fixtures that need a peer."""
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from rephrase_api.errors import EngineFailed, InvalidSpec
+from rephrase_api.names import label_value
 from rephrase_runner.engines import EngineSettings, vllm_leash
 from rephrase_runner.engines.base import (
     Completion,
@@ -106,6 +107,7 @@ def _arguments(settings: EngineSettings) -> argparse.Namespace:
 
     values = _parse(settings.args)
     values.model = settings.model
+    values.served_model_name = [label_value(settings.model)]  # as its pod's label llm-d.ai/model
     values.revision = settings.revision
     if settings.tokenizer is None:
         values.tokenizer_revision = settings.revision

@@ -1,4 +1,4 @@
-"""Programs of the tests that are built from source with Go: the control plane, an autoscaler, fake nodes.
+"""Programs of the tests that are built from source with Go: a control plane and what goes with it.
 
 Each is built once and kept outside the clone, under a name that changes with its source and with Go.
 `python -m support.cluster.binary` does it by hand.
@@ -153,6 +153,15 @@ CONTROL_PLANE = GoProgram(
     "controlplane", "the control plane", 6, "REPHRASE_CONTROLPLANE", tells="k8s.io/kubernetes"
 )
 """etcd, API server, controllers and scheduler in one binary."""
+NODE = GoProgram("node", "the node", 4, "REPHRASE_NODE_PROGRAMS", tells="k8s.io/kubernetes")
+"""kubelet and kube-proxy in one binary, apart from the control plane: only the containers' tier needs it."""
+PAUSE = GoProgram("pause", "the sandbox of pods", 1, "REPHRASE_PAUSE")
+"""What holds the namespaces of a pod of the node's, as the one program of an image."""
+REGISTRY = GoProgram(
+    "registry", "an image registry", 2, "REPHRASE_REGISTRY",
+    package="github.com/distribution/distribution/v3/cmd/registry",
+)  # fmt: skip
+"""CNCF Distribution, a registry of images."""
 AUTOSCALER = GoProgram("autoscaler", "the autoscaler", 3, "REPHRASE_AUTOSCALER")
 """Karpenter, with machines that are Node objects only and can be out of stock."""
 FAKE_NODES = GoProgram(
@@ -211,7 +220,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES):
+        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES, NODE, PAUSE, REGISTRY):
             sys.stdout.write(f"{one.binary()}\n")
     except NotBuilt as reason:
         sys.exit(str(reason))

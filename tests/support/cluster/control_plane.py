@@ -21,7 +21,15 @@ from support.s3 import free_ports
 from support.waiting import wait_until
 
 _HERE = "127.0.0.1"
-_NAMES = (_HERE, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+_IN_PODS = "10.0.0.1"  # first of the services' addresses
+_NAMES = (
+    _HERE,
+    "localhost",
+    _IN_PODS,
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+)
 _START_SECONDS = 120.0
 
 
@@ -96,6 +104,7 @@ class ControlPlane:
 
     Args:
         folder: empty; for data, certificates and logs.
+        address: that its API server listens on, for nodes with a network of their own.
         node_grace_seconds: how long a node may be silent until it counts as lost. Kubernetes' own default
             is 50; nothing else about a cluster is quicker here than elsewhere.
         flags: more of them, by program.
@@ -105,18 +114,20 @@ class ControlPlane:
         self,
         folder: Path,
         *,
+        address: str = _HERE,
         node_grace_seconds: int = 12,
         flags: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
+        self._address = address
         self._node_grace_seconds = node_grace_seconds
         self._more_flags = flags
         for name in ("certificates", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         etcd, peers, secure, scheduler = free_ports(4)
-        self.server = f"https://{_HERE}:{secure}"
+        self.server = f"https://{address}:{secure}"
         self._authority = Authority(folder / "certificates")
-        self.access = self._access("admin", "system:masters")
+        self.access = self.access_as("admin", "system:masters")
         self.kubeconfig = self.access.write_kubeconfig(folder / "kubeconfig")
         self.etcd = self._program("etcd", _etcd(folder, etcd, peers))
         self.api_server = self._program("kube-apiserver", self._api_server_flags(etcd, secure))
@@ -127,6 +138,16 @@ class ControlPlane:
     def programs(self) -> tuple[Program, ...]:
         """In the order they are started in."""
         return self.etcd, self.api_server, self.controllers, self.scheduler
+
+    @property
+    def authority(self) -> Path:
+        """Certificate that all of it trusts."""
+        return self._authority.file
+
+    def access_as(self, user: str, *groups: str) -> Access:
+        """Access for a user of these groups, by a certificate of its own."""
+        pair = self._authority.issue(user, groups)
+        return Access(self.server, self._authority.file, pair.certificate, pair.key)
 
     def client(self) -> Client:
         """A client that may do everything."""
@@ -180,22 +201,18 @@ class ControlPlane:
         command = [str(CONTROL_PLANE.binary()), name, *flags, *more]
         return Program(name, command, self.folder / "logs" / f"{name}.log")
 
-    def _access(self, user: str, *groups: str) -> Access:
-        pair = self._authority.issue(user, groups)
-        return Access(self.server, self._authority.file, pair.certificate, pair.key)
-
     def _component_kubeconfig(self, name: str) -> str:
         file = self.folder / "certificates" / f"{name}.kubeconfig"
-        return str(self._access(f"system:{name}").write_kubeconfig(file))
+        return str(self.access_as(f"system:{name}").write_kubeconfig(file))
 
     def _api_server_flags(self, etcd: int, port: int) -> list[str]:
-        serving: Pair = self._authority.issue("kube-apiserver", names=_NAMES)
+        serving: Pair = self._authority.issue("kube-apiserver", names=(*_NAMES, self._address))
         to_kubelets: Pair = self._authority.issue("kube-apiserver-client", ("system:masters",))
         self._accounts_key = write_key(self.folder / "certificates" / "service-accounts.key")
         return flags_of({
             "etcd-servers": f"http://{_HERE}:{etcd}",
-            "bind-address": _HERE,
-            "advertise-address": _HERE,
+            "bind-address": self._address,
+            "advertise-address": self._address,
             "secure-port": port,
             "tls-cert-file": serving.certificate,
             "tls-private-key-file": serving.key,
@@ -206,10 +223,11 @@ class ControlPlane:
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": self._accounts_key,
             "service-account-signing-key-file": self._accounts_key,
-            "authorization-mode": "RBAC",
+            "authorization-mode": "Node,RBAC",
             "service-cluster-ip-range": "10.0.0.0/24",
             "allow-privileged": "true",
-            "endpoint-reconciler-type": "none",  # it wants no loopback address
+            # it wants no loopback address
+            "endpoint-reconciler-type": "none" if self._address == _HERE else "lease",
             "max-requests-inflight": 1600,
             "max-mutating-requests-inflight": 800,
         })  # fmt: skip
