@@ -22,8 +22,13 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def resolved(model: Path, **spec: Any) -> Resolved:  # noqa: ANN401 - YAML values
-    here = {"name": None, "uri": str(model), "engine": None}
+async def resolved(
+    folder: Path,
+    *,
+    context: int | None = None,
+    **spec: Any,  # noqa: ANN401 - YAML values
+) -> Resolved:
+    here = {"name": None, "uri": str(folder), "engine": None, "maxModelLength": context}
     run = RephraseRun.from_file(a_manifest(**{"sampling": {"seed": None}} | {"model": here} | spec))
     return await resolve(run.spec, engine_here=False, mounted=Mounted())
 
@@ -61,9 +66,7 @@ async def test_a_model_without_settings_of_its_own_is_asked_neutrally(model: Pat
 
 
 async def test_the_specs_context_goes_before_the_models(model: Path) -> None:
-    here = {"name": None, "uri": str(model), "engine": None, "maxModelLength": 3000}
-
-    found = await resolved(model, model=here)
+    found = await resolved(model, context=3000)
 
     assert found.max_model_length == 3000
     with pytest.raises(InvalidSpec, match="leaves no room for a document"):
