@@ -90,6 +90,8 @@ MUTABLE = frozenset(
         "source.secretRef.name",
         "model.secretRef.name",
         "model.engine.args",
+        "model.engine.speculation.method",
+        "model.engine.speculation.tokens",
         "model.engine.openAI.baseURL",
         "model.engine.openAI.apiKeySecretRef.name",
         "model.engine.openAI.apiKeySecretRef.key",

@@ -473,6 +473,49 @@ def gc(
 
 
 @app.command()
+def tune(
+    manifest: Manifest,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for everything.")] = 30,
+    window: Annotated[
+        float, typer.Option(min=1, help="Seconds of the shortest measurement, without the start.")
+    ] = 20,
+    write: Annotated[
+        Path,
+        typer.Option(help="File for the patch with the fastest settings.", metavar="PATCH.YAML"),
+    ] = Path("tune.patch.yaml"),
+    as_json: JSON = False,
+) -> int:
+    """Try engine settings on the run's own documents and prompts, and write the fastest as a patch.
+
+    Touches no output. Settings for speed never change what a run is: one that has begun goes on with them.
+
+    Example: rephrase tune run.yaml --minutes 30
+    """
+    from rephrase_runner import tune as tuning
+
+    found = read_manifest(manifest)
+    told = (lambda trial: None) if as_json else (lambda trial: say(tuning.line(trial)))
+    tuned = asyncio.run(tuning.tune(found, seconds=minutes * 60, window_seconds=window, told=told))
+    if tuned.patch:
+        _write(write, tuning.patch_text(found, tuned, write.name))
+    if as_json:
+        say(json.dumps(tuning.plain(tuned)))
+    elif tuned.patch:
+        before = f"{tuned.before:,.0f}" if tuned.before is not None else "nothing"
+        say(f"{tuned.best:,.0f} tokens/s instead of {before}: wrote {write}")
+    else:
+        say(f"{tuned.best:,.0f} tokens/s: nothing was clearly faster than the run's own settings")
+    return int(ExitCode.OK)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(path)) from error
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.", metavar="RUN.YAML")] = Path(
         "run.yaml"
@@ -563,6 +606,17 @@ def worker() -> int:
     from rephrase_runner.processes import worker_main
 
     return worker_main(dict(os.environ))
+
+
+@app.command(hidden=True)
+def trial() -> int:
+    """Try one set of engine settings, as `rephrase tune` asks for it on standard input.
+
+    Example: rephrase trial < order.json
+    """
+    from rephrase_runner.trial import trial_main
+
+    return trial_main(sys.stdin.read())
 
 
 def _version(value: bool) -> None:

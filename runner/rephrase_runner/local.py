@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from rephrase_api.errors import AccessRefused, ExitCode
-from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, merged_arguments
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, engine_arguments
 from rephrase_api.progress import CanaryProgress, Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
 from rephrase_api.v1alpha1.policy import LogLevel
@@ -304,7 +304,7 @@ class Supervisor:
             units=units,
             pool=pool.name,
             gpus=pool.gpu.count if pool.gpu is not None and self._devices else 0,
-            engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
+            engine_args=engine_arguments(spec.model.engine, pool.engine),
             endpoint=endpoint.base_url if endpoint is not None else "",
             heartbeat_seconds=spec.durability.heartbeat_seconds,
             lease_seconds=spec.durability.lease_seconds,
