@@ -201,8 +201,8 @@ class Metrics:
     ) -> None:
         """Set a run's series to its status; those that it has no more are removed.
 
-        Units, samples and tokens are set by the driver's own word only: while it is silent the status has what
-        was written last, which may be older than what was told here, or by an operator before.
+        Units, samples and tokens are set by the driver's own word only: while it is silent the status has
+        what was written last, which may be older than what was told here, or by an operator before.
 
         Args:
             namespace: of the run.
