@@ -98,6 +98,7 @@ LOST = of_run("cost", "pool", "currency", "useful", useful="false")
 PER_MILLION = of_run("cost_per_million_tokens", "currency")
 PROJECTED = of_run("cost_projected", "currency")
 OVER = 'rephrase_run_condition{type=~"Complete|Failed", status="True"} == 1'
+SPENDING_BY_POOL = f"sum by (pool) (deriv(({MONEY})[15m:1m]))"
 FIRING = 'ALERTS{alertname=~"Rephrase.*", alertstate="firing"}'
 
 
@@ -136,6 +137,11 @@ SPEED = (
     f"({growth('rephrase_generated_tokens_total')})"
 )
 MEDIAN = f"quantile by (namespace, rephrase_io_run) (0.5, {SPEED})"
+TOKENS_BY_POOL = (
+    "label_replace(sum by (rephrase_io_pool) "
+    f"({growth('rephrase_generated_tokens_total', '15m')}), "
+    '"pool", "$1", "rephrase_io_pool", "(.*)")'
+)
 PHASES = growth("rephrase_worker_phase_seconds_total")
 GPU = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 OWN = "on (instance) rephrase_operator_price_list_refused"
@@ -294,6 +300,12 @@ COSTS = (
         "percentunit",
         "Money spent of spec.scaling.budget; just before all of it is, the run is suspended.",
         {NAME: f"sum by (namespace, run, currency) ({MONEY}) / {of_run('budget', 'currency')}"},
+    ),
+    Panel(
+        "Money per million tokens by pool",
+        "none",
+        "Money for a million completion tokens in each pool, of the last quarter of an hour.",
+        {"{{pool}}": f"1e6 * {SPENDING_BY_POOL} / on (pool) {TOKENS_BY_POOL}"},
     ),
     Panel(
         "GPU hours by pool",

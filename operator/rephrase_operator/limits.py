@@ -45,7 +45,7 @@ def not_allowed(
     named = ", ".join([*ahead[:_MOST_NAMED], *(["..."] if len(ahead) > _MOST_NAMED else [])])
     return Cause(
         Reason.TOO_MANY_RUNS,
-        f"{len(ahead)} other runs of namespace {run.metadata.namespace} ({named}) are not over, and "
+        f"{len(ahead)} of the runs in namespace {run.metadata.namespace} ({named}) are not over, and "
         f"limits.maxRunsPerNamespace is {most}: this one begins by itself once another is complete, failed "
         f"or deleted. {_WHOSE}",
     )

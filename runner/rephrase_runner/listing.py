@@ -5,21 +5,24 @@ A file's `uri` alone opens it, from any working folder; its `name` is what the o
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urljoin
 
 from rephrase_api.errors import AccessRefused, InvalidSpec
 from rephrase_api.v1alpha1.source import Source, SourceFormat
+from rephrase_runner import dataset_hub
 from rephrase_runner.store import (
-    Meta,
     RangeReader,
     SourceChanged,
     StorageOptions,
     Store,
+    credentials,
     is_local,
+    is_web,
     local_path,
 )
 
@@ -32,6 +35,9 @@ SUFFIXES = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FIELD = "spec.source.uri"
 _NAMES_SHOWN = 10
+_LIST = ".txt"
+"""Ending of a URL that names a list of URLs."""
+_PARALLEL_URLS = 16
 
 
 class ReadableFile(Protocol):
@@ -107,15 +113,16 @@ async def list_files(source: Source, storage: StorageOptions) -> Listing:
     """The files `source` means, sorted by name.
 
     A folder is searched to any depth; what begins with ``_`` or ``.`` below it is left out, as
-    every dataset tool does. Under Auto the suffix tells the format; a forced format takes the files
-    with its suffixes, or all of them if none has one.
+    every dataset tool does. A URL is one file, or ends in .txt and is a list of URLs, one a line.
+    Under Auto the suffix tells the format; a forced format takes the files with its suffixes, or
+    all of them if none has one.
 
     Raises:
         InvalidSpec: no such source, nothing in it that fits, or several formats.
         AccessRefused: from the store.
     """
     uri = source.uri
-    found = await (_list_local(uri) if is_local(uri) else _list_remote(uri, storage))
+    found = await _found(uri, storage)
     if not found:
         raise InvalidSpec(
             f"there are no files at {uri}",
@@ -157,6 +164,14 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
     return re.compile("".join(pieces.get(part, re.escape(part)) for part in parts) + r"\Z")
+
+
+async def _found(uri: str, storage: StorageOptions) -> dict[str, ListedFile]:
+    if is_local(uri):
+        return await _list_local(uri)
+    if dataset_hub.is_hub(uri):
+        return await _list_hub(uri, storage)
+    return await (_list_web(uri, storage) if is_web(uri) else _list_remote(uri, storage))
 
 
 def _of_one_format(
@@ -234,6 +249,67 @@ async def _list_remote(uri: str, storage: StorageOptions) -> dict[str, ListedFil
     return _chosen(below, pattern, uri_start=start, name_start=start)
 
 
+async def _list_hub(uri: str, storage: StorageOptions) -> dict[str, ListedFile]:
+    repository, path = dataset_hub.split(uri)
+    fixed, pattern = _split_glob(path)
+    folder = fixed.strip("/")
+    secret = credentials(storage.credentials) if storage.credentials else {}
+    found = await asyncio.to_thread(
+        dataset_hub.snapshot,
+        repository,
+        folder,
+        endpoint=storage.endpoint,
+        token=secret.get("hf_token", ""),
+    )
+    if found is None:
+        raise _nothing_at(uri)
+    above = folder.rpartition("/")[0] if found.is_file else folder
+    start, name_start = (f"{one.uri}/{above}".rstrip("/") for one in (found.repository, repository))
+    return _chosen(found.files, pattern, uri_start=start, name_start=name_start)
+
+
+async def _list_web(uri: str, storage: StorageOptions) -> dict[str, ListedFile]:
+    container, name = _split(uri)
+    if not _bare(uri).endswith(_LIST):
+        urls = [uri]
+    else:
+        listed = await Store(container, storage).get(name)
+        if listed is None:
+            raise _nothing_at(_bare(uri))
+        lines = (line.strip() for line in listed.data.decode("utf-8", "replace").splitlines())
+        urls = [urljoin(uri, line) for line in lines if line and not line.startswith("#")]
+        if wrong := next((url for url in urls if not is_web(url)), None):
+            raise InvalidSpec(
+                f"{_bare(wrong)} in it is not a URL", where=f"{_FIELD} {_bare(uri)}", remedy=_URLS
+            )
+    places = asyncio.Semaphore(_PARALLEL_URLS)
+    stores: dict[str, Store] = {}
+
+    async def look(url: str) -> ListedFile:
+        container, name = _split(url)
+        store = stores.setdefault(container, Store(container, storage))
+        async with places:
+            meta = await store.head(name)
+        if meta is None:
+            raise _nothing_at(_bare(url))
+        return ListedFile(url, _bare(url), meta.size, meta.etag)
+
+    found = {file.name: file for file in await asyncio.gather(*map(look, urls))}
+    if len(found) < len(urls):
+        raise InvalidSpec(
+            "two URLs differ in their query alone", where=f"{_FIELD} {_bare(uri)}", remedy=_URLS
+        )
+    return {name.partition("://")[2]: file for name, file in found.items()}
+
+
+_URLS = "A list has one URL a line, https:// or relative to the list, each of another file."
+
+
+def _bare(url: str) -> str:
+    """A URL without what it may be signed with."""
+    return url.partition("#")[0].partition("?")[0]
+
+
 async def _list_local(uri: str) -> dict[str, ListedFile]:
     path = local_path(uri)
     if await _ask(path.is_file, uri):
@@ -276,8 +352,16 @@ def _nothing_at(uri: str, hint: str = "") -> InvalidSpec:
     )
 
 
+class _Version(Protocol):
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def etag(self) -> str: ...
+
+
 def _chosen(
-    below: dict[str, Meta], pattern: str, *, uri_start: str, name_start: str
+    below: Mapping[str, _Version], pattern: str, *, uri_start: str, name_start: str
 ) -> dict[str, ListedFile]:
     """The files that fit the glob and are not hidden, by their path below where it begins."""
     fits = glob_pattern(pattern or "**").match
@@ -310,6 +394,13 @@ def _split(uri: str) -> tuple[str, str]:
     if is_local(uri):
         path = local_path(uri)
         return str(path.parent), path.name
+    if dataset_hub.is_hub(uri):
+        repository, key = dataset_hub.split(uri)
+        return repository.uri, key
+    if is_web(uri) and re.search(
+        r"[?#%]", uri
+    ):  # a name cannot say these: the whole URL is asked for
+        return uri.partition("#")[0], ""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}", key

@@ -76,7 +76,7 @@ def _of_store(store: Store) -> Iterator[Metric]:
     yield requests
     yield _counter(
         "rephrase_store_errors",
-        "Requests to the output that got no answer or an error, each retry for itself.",
+        "Requests to the output that failed after the client's own quick retries; most are then tried again.",
         (),
         [((), store.errors)],
     )

@@ -181,13 +181,15 @@ class Noticed(Part):
     """What was noticed about the samples of one prompt; all of it adds up over units.
 
     `lengths` counts written samples by tokens of the answer, `inputs` all that the engine answered by
-    tokens of the prompt, both in the steps of `histogram.step`; `finish` by what ended the answer.
+    tokens of the prompt, both in the steps of `histogram.step`; `finish` by what ended the answer;
+    `notes` are those of the checks (`scrutiny.py`).
     """
 
     truncated: int = 0
     finish: dict[str, int] = {}
     flags: dict[str, int] = {}
     reasons: dict[str, int] = {}
+    notes: dict[str, int] = {}
     lengths: dict[int, int] = {}
     inputs: dict[int, int] = {}
 

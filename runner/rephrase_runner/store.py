@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -29,21 +29,23 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     NotModifiedError,
+    NotSupportedError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, S3Store
 from typing_extensions import override
 
 from rephrase_api.errors import AccessRefused, InvalidSpec, RephraseError, StorageFull
 from rephrase_api.v1alpha1.shared import Storage
+from rephrase_runner import dataset_hub
 from rephrase_runner.durations import Durations
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-AnyStore = LocalStore | S3Store | GCSStore | AzureStore
-SCHEMES = ("file", "s3", "gs", "az")
+AnyStore = LocalStore | S3Store | GCSStore | AzureStore | HTTPStore
+SCHEMES = ("file", "s3", "gs", "az", "hf", "https")
 _NO_BUCKET = re.compile(r"<Code>(NoSuchBucket|ContainerNotFound)</Code>")  # has no class in obstore
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # errno EACCES, EPERM, EROFS; ENOSPC, EDQUOT: obstore gives a folder's errors no class of their own
@@ -120,6 +122,11 @@ def is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
+def is_web(uri: str) -> bool:
+    """Whether `uri` is a URL, which can be read in ranges and not listed."""
+    return uri.startswith(("https://", "http://"))
+
+
 def local_path(uri: str) -> Path:
     """The absolute path of a local `uri`."""
     return Path(uri.removeprefix("file://")).expanduser().absolute()
@@ -134,7 +141,8 @@ class Store:
     """One folder or one bucket prefix, as names relative to it.
 
     Args:
-        uri: ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///path`` or a plain path.
+        uri: ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///path`` or a plain path. To be read only:
+            ``https://host``, or a whole URL with the empty name, and a dataset on the hub at a commit.
         options: endpoint and region of S3-compatible stores.
         create: make a missing local folder (an output) instead of refusing it (a source).
 
@@ -148,11 +156,12 @@ class Store:
     ) -> None:
         self.uri = uri.rstrip("/") if uri.rstrip("/") else uri
         self.local = is_local(uri)
+        self._web, self._pinned = is_web(uri), dataset_hub.is_hub(uri)
         options = options or StorageOptions()
         self.durations = {op: Durations() for op in OPERATIONS}
         """How long requests took, retries included, by operation."""
         self.errors = 0
-        """Requests, each retry for itself, that got no answer or a refusal."""
+        """Requests that failed after the client's own quick retries; most are then tried again."""
         self._synced: set[Path] = set()
         self._own_refusals = 0
         self._random: Random = Random()  # noqa: S311 - jitter is no secret
@@ -162,17 +171,16 @@ class Store:
             self._quick = self._normal = self._bulk = folder
         else:
             try:
-                self._quick = _remote_store(self.uri, options, timeout_seconds=3, retry_seconds=3)
-                self._normal = _remote_store(
-                    self.uri, options, timeout_seconds=10, retry_seconds=10
-                )
-                self._bulk = _remote_store(self.uri, options, timeout_seconds=120, retry_seconds=10)
+                self._quick = _remote_store(uri, options, timeout_seconds=3, retry_seconds=3)
+                self._normal = _remote_store(uri, options, timeout_seconds=10, retry_seconds=10)
+                self._bulk = _remote_store(uri, options, timeout_seconds=120, retry_seconds=10)
+                self.uri = self.uri.partition("?")[0]  # what a URL is signed with is told to nobody
             except (
                 BaseError
             ) as error:  # for example a key of a Secret that is no setting of the client
                 raise InvalidSpec(
                     str(error).splitlines()[0],
-                    where=uri,
+                    where=self.uri,
                     remedy="Correct the URI, the storage settings, or the Secret's keys.",
                 ) from error
 
@@ -272,9 +280,16 @@ class Store:
             return await self._reading(name, read)
 
     async def head(self, name: str) -> Meta | None:
-        """What the store says about the object, or None if there is none."""
+        """What the store says about the object, or None if there is none.
+
+        Raises:
+            InvalidSpec: a web server that does not answer requests for ranges.
+        """
 
         async def read() -> Meta:
+            if self._web:  # many URLs are signed for GET alone
+                got = await obstore.get_async(self._normal, name, options={"range": (0, 1)})
+                return replace(_meta(got.meta), etag=_web_version(got.meta))
             return _meta(await obstore.head_async(self._normal, name))
 
         with self.durations["get"].timed():
@@ -325,12 +340,15 @@ class Store:
             AccessRefused: refused, or unreachable for minutes.
         """
         options: dict[str, Any] = {"range": (start, end)}
-        if etag:
+        if etag and not self._web and not self._pinned:
             options["if_match"] = etag
         tries = _Tries(self, name, seconds=_AWAY_SECONDS)
         while True:
             try:
                 result = obstore.get(self._bulk, name, options=options)  # type: ignore[arg-type]
+                # many web servers ignore the condition, or take no weak etag for it
+                if self._web and _web_version(result.meta) != etag:
+                    raise SourceChanged(name)
                 return bytes(result.bytes())
             except PreconditionError as error:
                 raise SourceChanged(name) from error
@@ -381,6 +399,12 @@ class Store:
                 "access denied by the store",
                 where=where,
                 remedy="Give these credentials read access (and write access to an output).",
+            ) from error
+        if isinstance(error, NotSupportedError):
+            raise InvalidSpec(
+                "the server does not answer requests for ranges",
+                where=where,
+                remedy="Copy the files to a bucket or folder.",
             ) from error
         if isinstance(error, FileNotFoundError) or _NO_BUCKET.search(str(error)):  # a put: 404
             raise AccessRefused(
@@ -564,6 +588,11 @@ def _meta(item: Any) -> Meta:  # noqa: ANN401 - obstore's ObjectMeta exists only
     return Meta(item["path"], item["size"], item["last_modified"], item["e_tag"] or "")
 
 
+def _web_version(item: Any) -> str:  # noqa: ANN401 - as above
+    """What tells a file behind a URL from a later one, as far as its server tells anything."""
+    return item["e_tag"] or f"{item['last_modified'].isoformat()}/{item['size']}"
+
+
 def _local_store(root: Path, *, create: bool) -> LocalStore:
     if not create and not root.is_dir():
         raise InvalidSpec("no such folder", where=str(root), remedy="Correct the path.")
@@ -581,15 +610,25 @@ def _remote_store(
 ) -> AnyStore:
     parts = urlsplit(uri)
     prefix = parts.path.strip("/") or None
-    if options.endpoint.startswith("http://") and not options.allow_http:
+    plain = next((one for one in (options.endpoint, uri) if one.startswith("http://")), None)
+    if plain is not None and not options.allow_http:
         raise InvalidSpec(
             "an endpoint without TLS must be allowed",
-            where=options.endpoint,
+            where=plain.partition("?")[0],
             remedy="Set allowHTTP: true beside it (--allow-http), or use https://.",
         )
     retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=retry_seconds)}
     client: Any = {"timeout": timedelta(seconds=timeout_seconds), "allow_http": options.allow_http}
-    config: dict[str, Any] = _credentials(options.credentials) if options.credentials else {}
+    config: dict[str, Any] = credentials(options.credentials) if options.credentials else {}
+    if is_web(uri):
+        return HTTPStore.from_url(uri, client_options=client, retry_config=retry)
+    if dataset_hub.is_hub(uri):
+        repository, _ = dataset_hub.split(uri)
+        url, headers = dataset_hub.address(
+            repository, endpoint=options.endpoint, token=config.get("hf_token", "")
+        )
+        client |= {"default_headers": headers, "allow_http": url.startswith("http://")}
+        return HTTPStore.from_url(url, client_options=client, retry_config=retry)
     for name in ("region", "endpoint"):  # the spec's own fields go before what the Secret says
         if getattr(options, name):
             for spelling in ("", "aws_", "azure_storage_", "azure_"):
@@ -619,7 +658,7 @@ def _remote_store(
     )
 
 
-def _credentials(folder: str) -> dict[str, str]:
+def credentials(folder: str) -> dict[str, str]:
     """A client's settings from a mounted Secret: file AWS_REGION is the setting aws_region.
 
     Raises:

@@ -25,7 +25,6 @@ from support.cluster.kubelet.kubelet import Kubelet
 from support.cluster.kubelet.node import Node, Shape
 from support.cluster.namespaces import own_namespace
 from support.cluster.report import report
-from support.cluster.wire import Refused
 from support.helm import kubectl as find_kubectl
 from support.waiting import wait_until
 
@@ -109,18 +108,7 @@ def crd(cluster_client: Client) -> None:
         cluster_client.wait_for(
             "customresourcedefinitions", name, lambda crd: holds(crd, "Established"), "established"
         )
-    wait_until(lambda: _is_served(cluster_client), "RephraseRuns are served")
-
-
-def _is_served(client: Client) -> bool:
-    # for a moment after it is established, requests are answered with 404 or 429
-    try:
-        client.list("rephraseruns")
-    except Refused as refused:
-        if refused.code not in (404, 429):
-            raise
-        return False
-    return True
+    wait_until(lambda: cluster_client.serves("rephraseruns"), "RephraseRuns are served")
 
 
 @pytest.fixture(scope="session")

@@ -31,18 +31,14 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "serve.log"
     arguments = [
-        *("serve", str(model), "--served-model-name", NAME, "--api-key", KEY),
+        *("--model", str(model), "--served-model-name", NAME, "--api-key", KEY),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager"),
     ]
     with log.open("wb") as out:
         server = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from vllm.entrypoints.cli.main import main; main()",
-                *arguments,
-            ],
+            # what `vllm serve` starts; the command itself asks for a distribution of the name vllm
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -29,7 +29,7 @@ def open_checkpoints(laptop: Laptop) -> set[int]:
     )
 
 
-def assert_goes_on(laptop: Laptop, undisturbed: Laptop) -> None:
+def assert_goes_on(laptop: Laptop, undisturbed: Laptop, reason: str = "released") -> None:
     """Run again, at full speed: what was saved is used, and the dataset is the undisturbed one."""
     small_run(laptop)
     ended = laptop.run("--workers", "2")
@@ -37,6 +37,7 @@ def assert_goes_on(laptop: Laptop, undisturbed: Laptop) -> None:
     assert ended.code == 0, ended.said
     taken_over = list(laptop.log("worker-*", "unit taken over"))
     assert sum(entry["reused"] for entry in taken_over) > 0
+    assert {entry["reason"] for entry in taken_over} == {reason}
     assert laptop.keys() == small_keys()
     assert laptop.samples().equals(undisturbed.samples())
     assert laptop.rephrase("verify", "output").code == 0
@@ -82,7 +83,7 @@ def test_a_second_interrupt_ends_it_at_once_and_nothing_committed_is_lost(
 
     assert ended.code == 75, ended.said
     assert laptop.processes() == []
-    assert_goes_on(laptop, undisturbed)
+    assert_goes_on(laptop, undisturbed, "stale")
 
 
 def test_a_worker_that_is_told_to_stop_drains_and_is_started_again(

@@ -69,8 +69,12 @@ class Prometheus:
         ]
         with (self._folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(self._is_ready, "Prometheus is ready")
+        wait_until(lambda: self._is_ready() or self._has_ended(), "Prometheus is ready")
+        assert not self._has_ended(), (self._folder / "prometheus.log").read_text()
         return self
+
+    def _has_ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

@@ -99,15 +99,15 @@ def containers_missing() -> str:
     return f"not there: {', '.join(missing)}; make deps-containers" if missing else NODE.missing()
 
 
-def uvx_missing() -> str:
-    """Why no tool can be run in an environment of its own, empty if one can."""
-    return "" if uvx() else "not on PATH: uvx"
-
-
 def promtool_missing() -> str:
     """Why no Prometheus can be asked, empty if it can; one package has both programs."""
     missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
     return f"not on PATH: {', '.join(missing)} (Debian package prometheus)" if missing else ""
+
+
+def uvx_missing() -> str:
+    """Why no tool can be run in an environment of its own, empty if one can."""
+    return "" if uvx() else "not on PATH: uvx"
 
 
 PEERS: dict[str, Callable[[], str]] = {
@@ -119,8 +119,8 @@ PEERS: dict[str, Callable[[], str]] = {
     "kubectl": kubectl_missing,
     "helm": helm_missing,
     "containers": containers_missing,
-    "uvx": uvx_missing,
     "promtool": promtool_missing,
+    "uvx": uvx_missing,
 }
 """What tests may need, and why it is not there."""
 CNI = "/usr/lib/cni"
@@ -137,6 +137,7 @@ _FIXTURES = {
     "karpenter": "karpenter",
     "kubectl": "kubectl",
     "operator": "helm",
+    "stage": "nodes",
 }
 """Fixtures that need a peer."""
 

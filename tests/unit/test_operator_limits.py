@@ -136,7 +136,7 @@ def test_a_run_waits_while_its_namespace_has_as_many_as_are_allowed() -> None:
 
     assert found is not None
     assert found.reason is Reason.TOO_MANY_RUNS
-    assert "4 other runs of namespace team (a, b, c, ...)" in found.message
+    assert "4 of the runs in namespace team (a, b, c, ...) are not over" in found.message
     assert "limits.maxRunsPerNamespace is 4" in found.message
     assert refusal(a_run(), ahead=others, max_runs_per_namespace=5) is None
     assert refusal(a_run(), accepted(), ahead=others, max_runs_per_namespace=1) is None

@@ -334,6 +334,16 @@ def test_the_deadline_is_told_with_what_would_help(
     assert message in one(status_of(look), "DeadlineAtRisk").message
 
 
+def test_more_workers_than_the_installation_allows_are_no_remedy() -> None:
+    scaling = {"deadline": "2026-11-23T12:20:00Z"}
+    settings = replace(SETTINGS, max_workers_per_run=4)
+    look = a_look(run=a_run(scaling=scaling), observed=with_driver(), pace=PACE, settings=settings)
+
+    assert one(status_of(look), "DeadlineAtRisk").message.endswith(
+        "set spec.scaling.deadline 12m30s later; 8 workers would do, and limits.maxWorkersPerRun is 4"
+    )
+
+
 def again(look: Look, times: int) -> list[RephraseRunStatus]:
     """The statuses of the same look, each read back by the next; a failure is remembered by its condition."""
     found = [back(status_of(look))]

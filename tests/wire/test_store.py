@@ -77,6 +77,7 @@ async def test_reading_back_goes_on_until_the_store_answers(
     ]
 
     assert await store.put_new("claim", b"worker-1") is Outcome.MINE
+    assert store.errors == 2, "one of the puts, one of the reads: the client has tried more often"
 
 
 async def test_a_put_that_is_never_answered_is_unclear(server: ScriptedS3, store: Store) -> None:

@@ -202,7 +202,7 @@ SourceUri = Annotated[
     str,
     Field(max_length=1024),
     Matches(
-        rf"^((s3|gs|az)://{_BUCKET}|{_HUB}|https://[^\s/@]+/[^\s]+|{_LOCAL})$",
+        rf"^((s3|gs|az)://{_BUCKET}|{_HUB}|https?://[^\s/@]+/[^\s]+|{_LOCAL})$",
         "must be an s3://, gs://, az://, hf://datasets/ or https:// location, or a local file "
         "or folder (a path, or file:/// with an absolute one)",
     ),

@@ -127,7 +127,8 @@ class Source(Model):
 
     uri: SourceUri
     """A file, or a folder of files: `s3://`, `gs://`, `az://`,
-    `hf://datasets/<owner>/<name>/<folder>`, `https://` (one file), or a local path (`file:///` or a
+    `hf://datasets/<owner>/<name>[@<revision>]/<folder>` (pinned to its commit when the run is
+    planned), `https://` (one file, or a .txt with one URL a line), or a local path (`file:///` or a
     plain path) that every worker can read."""
     format: SourceFormat = SourceFormat.AUTO
     """Auto, Parquet or Jsonl (also .gz and .zst). Default: Auto, told by the files' names."""

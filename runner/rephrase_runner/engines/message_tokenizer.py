@@ -96,11 +96,12 @@ class MessageTokenizer:
         A document that was cut in the middle of a character ends before it.
         """
         found: list[dict[str, str]] = []
-        starts = [at for at, number in enumerate(token_ids) if number >= _FIRST_MARK]
-        for start, end in zip(starts, [*starts[1:], len(token_ids)], strict=True):
-            content = self.decode(token_ids[start + 1 : end])
-            if token_ids[start] == _AFTER:
+        ids = list(token_ids)
+        starts = [at for at, number in enumerate(ids) if number >= _FIRST_MARK]
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            content = self.decode(ids[start + 1 : end])
+            if ids[start] == _AFTER:
                 found[-1]["content"] = found[-1]["content"].rstrip("\ufffd") + content
             else:
-                found.append({"role": _ROLES[token_ids[start] - _FIRST_MARK], "content": content})
+                found.append({"role": _ROLES[ids[start] - _FIRST_MARK], "content": content})
         return found

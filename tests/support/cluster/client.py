@@ -59,6 +59,16 @@ class Client:
         )["items"]
         return items
 
+    def serves(self, resource: str) -> bool:
+        """Whether there is such a resource: one that is established just now is refused for a moment."""
+        try:
+            self.list(resource)
+        except Refused as refused:
+            if refused.code not in (404, 429):
+                raise
+            return False
+        return True
+
     def create(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Create what the manifest says; it comes back as it is stored."""
         path = path_of(resource_of(manifest), self.namespace)

@@ -40,10 +40,12 @@ class Operator:
     @property
     def pod(self) -> Object:
         """Its pod."""
-        (pod,) = (
-            pod for pod in self._client.list("pods") if "deletionTimestamp" not in pod["metadata"]
-        )
+        (pod,) = (pod for pod in self._pods if "deletionTimestamp" not in pod["metadata"])
         return pod
+
+    @property
+    def _pods(self) -> list[Object]:
+        return self._client.list("pods", labels="app.kubernetes.io/component=operator")
 
     @property
     def log(self) -> str:
@@ -70,7 +72,7 @@ class Operator:
     def stop(self) -> None:
         """There is none for a while."""
         self._scale(0)
-        for pod in self._client.list("pods"):
+        for pod in self._pods:
             self._client.wait_gone("pods", pod["metadata"]["name"])
 
     def start(self) -> None:

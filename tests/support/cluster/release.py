@@ -52,13 +52,13 @@ class Release:
 
     def test(self) -> subprocess.CompletedProcess[str]:
         """What `helm test` says."""
-        return run("test", RELEASE, *self._where(), "--timeout", "180s")
+        return run("test", RELEASE, *self._where(), "--timeout", "180s", "--logs")
 
     def objects(self) -> list[str]:
         """All that is there of it: kind, namespace and name."""
         found = []
-        for kind in KINDS:
-            everywhere = self._client.in_namespace(None)
+        everywhere = self._client.in_namespace(None)
+        for kind in filter(everywhere.serves, KINDS):
             for one in everywhere.list(kind, labels=f"app.kubernetes.io/instance={RELEASE}"):
                 meta = one["metadata"]
                 place = "" if kind in CLUSTER_WIDE else f"{meta['namespace']}/"

@@ -18,12 +18,11 @@ from rephrase_api.v1alpha1.base import Model, camel
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_api.v1alpha1.tree import model_of
 from rephrase_runner.cli import app
-from support.manifests import a_manifest
+from support.pages import PAGES, runs_of
 from support.tiers import TIERS
 
 ROOT = Path(__file__).parents[3]
 RUNNER = ROOT / "runner" / "rephrase_runner"
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(RUNNER.rglob("*.py"))
 
 
@@ -190,21 +189,9 @@ def test_every_link_into_a_page_leads_to_a_heading(path: Path) -> None:
     assert [(link, name) for link, name in links if name not in anchors(pages[link])] == []
 
 
-def blocks(path: Path) -> list[dict[str, Any]]:
-    """Every YAML document of a page's blocks of code."""
-    found = re.findall(r"^```yaml\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    return [document for text in found for document in yaml.safe_load_all(text)]
-
-
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_run_that_a_page_shows_is_valid(path: Path) -> None:
-    """Also a part of one: a block that begins with a field of the spec."""
-    fields = {camel(name) for name in RephraseRunSpec.model_fields}
-    found = blocks(path)
-    whole = [one for one in found if one.get("kind") == "RephraseRun" and one["spec"]]
-    parts = [a_manifest(**one) for one in found if one.keys() <= fields]
-
-    for manifest in [*whole, *parts]:
+    for manifest in runs_of(path):
         parse_run(yaml.safe_dump(manifest), where=path.name)  # raises with every problem
 
 
@@ -275,6 +262,23 @@ def test_every_command_that_a_page_shows_is_one_of_ours(path: Path) -> None:
 
     assert shown <= ours
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_option_of_a_command_that_a_page_shows_is_one_of_it(path: Path) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    lines = re.findall(
+        r"(?:^|`)rephrase ([a-z]+)([^`\n#]*)", path.read_text(encoding="utf-8"), re.M
+    )
+    shown = {(name, option) for name, rest in lines for option in re.findall(r" (--[a-z-]+)", rest)}
+    known = {
+        (name, option)
+        for name, command in commands.items()
+        for parameter in command.params
+        for option in [*parameter.opts, *parameter.secondary_opts, "--help"]
+    }
+
+    assert shown <= known
 
 
 def targets() -> set[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from support.cluster.builders import holds
 from support.cluster.client import Client
 from support.cluster.kubelet.fields import BadReference
 from support.cluster.kubelet.volumes import Volume
@@ -105,13 +106,19 @@ def spec_of(
 
 
 def hosts_of(client: Client) -> dict[str, str]:
-    """Addresses of the namespace's headless Services, by their names, which a cluster's DNS would know."""
+    """Addresses behind the namespace's headless Services, by the names that a cluster's DNS would have.
+
+    They are in no EndpointSlice: the API server takes no loopback addresses there.
+    """
     found = {}
-    for slice_ in client.list("endpointslices"):
-        service = (slice_["metadata"].get("labels") or {}).get("kubernetes.io/service-name")
-        ready = [one for one in slice_["endpoints"] or [] if one["conditions"].get("ready")]
+    for service in client.list("services"):
+        name, spec = service["metadata"]["name"], service["spec"]
+        if spec["clusterIP"] != "None":
+            continue
+        labels = ",".join(f"{key}={value}" for key, value in spec["selector"].items())
+        ready = [pod for pod in client.list("pods", labels=labels) if holds(pod, "Ready")]
         for end in ("", f".{client.namespace}", f".{client.namespace}.svc") if ready else ():
-            found[f"{service}{end}"] = str(ready[0]["addresses"][0])
+            found[f"{name}{end}"] = str(ready[0]["status"]["podIP"])
     return found
 
 
