@@ -63,6 +63,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 
 bench: $(SYNCED) ## Measure data path, planning and a run against bare vLLM; fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
+	$(RUN) python tests/bench/checks.py
 	$(RUN) python tests/bench/planning.py
 	PYTHONPATH=tests $(RUN) python tests/bench/look.py
 	$(RUN) python tests/bench/engine.py
@@ -89,7 +90,7 @@ deps: ## Install Debian packages that make test needs: prometheus (as root)
 deps-containers: ## Install the Debian packages that test-containers needs
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends buildah containerd \
-	  containernetworking-plugins debootstrap dnsmasq-base iproute2 iptables nftables procps runc util-linux
+	  containernetworking-plugins debootstrap iproute2 iptables nftables procps runc util-linux
 
 crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write

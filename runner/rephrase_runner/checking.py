@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from rephrase_api.v1alpha1 import RephraseRunSpec
 from rephrase_runner.holding import Holding
 from rephrase_runner.rows import Document, Sample, Status
 from rephrase_runner.scrutiny import Original, scrutinize
@@ -58,17 +59,28 @@ class Checker:
             self._going = None
 
     def _check(self, batch: Sequence[Work]) -> list[list[Sample]]:
-        return [[*self._of_one(document, samples)] for document, samples, _ in batch]
-
-    def _of_one(self, document: Document, samples: Sequence[Sample]) -> list[Sample]:
-        original = Original(document.text)
-        names = self._built_in or {}
-        found = []
-        for sample in samples:
-            seen = scrutinize(sample.text, original, names.get(sample.key.prompt, ""))
-            found.append(replace(sample, flags=(*sample.flags, *seen.flags), notes=seen.notes))
-        return found
+        built_in = self._built_in or {}
+        return [checked(document, samples, built_in) for document, samples, _ in batch]
 
     def close(self) -> None:
         """Nothing more will be checked."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def checked(
+    document: Document, samples: Sequence[Sample], built_in: Mapping[str, str]
+) -> list[Sample]:
+    """Rewrites of one document with what was noticed about them."""
+    original = Original(document.text)
+    found = []
+    for sample in samples:
+        seen = scrutinize(sample.text, original, built_in.get(sample.key.prompt, ""))
+        found.append(replace(sample, flags=(*sample.flags, *seen.flags), notes=seen.notes))
+    return found
+
+
+def checks_of(spec: RephraseRunSpec) -> dict[str, str] | None:
+    """By prompt, the built-in one whose form it is to have; None where the spec wants no checks."""
+    if spec.quality.checks is False:
+        return None
+    return {prompt.name: prompt.built_in or "" for prompt in spec.prompts}

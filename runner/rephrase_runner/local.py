@@ -26,6 +26,7 @@ from rephrase_api.progress import CanaryProgress, Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
 from rephrase_api.v1alpha1.policy import LogLevel
 from rephrase_runner.display import Display
+from rephrase_runner.openings import WARN_ABOVE
 
 logger = logging.getLogger(__name__)
 
@@ -452,6 +453,11 @@ def said(canary: CanaryProgress) -> str:
         *(f"{name} {mean:,.0f} tokens" for name, mean in canary.output_tokens.items()),
         *([f"{samples.skipped / made:.1%} of the samples skipped"] if samples.skipped else []),
         *(f"{count / made:.1%} {flag}" for flag, count in sorted(canary.flags.items())),
+        *(
+            f"{share:.0%} of {name} begin alike"
+            for name, share in canary.alike.items()
+            if share > WARN_ABOVE
+        ),
     ]
     return ", ".join(words)
 

@@ -418,9 +418,8 @@ def _beside(prompts: Iterable[PromptFigures]) -> Iterable[Markup]:
     if not compared:
         return
     yield _table(
-        "Rewrites beside their documents: has the form its prompt asks for; has a number of the document; "
-        "mean share of the words of both that both have",
-        ["prompt", "compared", "form", "number of the document", "common words"],
+        "Rewrites beside their documents",
+        ["prompt", "compared", "in the form asked for", "with a number of it", "words in common"],
         [
             [
                 name,
@@ -638,7 +637,7 @@ def _table(
         "div",
         tag(
             "table",
-            tag("caption", caption),
+            tag("caption", tag("span", caption)),
             tag("thead", tag("tr", *heads)),
             tag("tbody", *body),
             tag("tfoot", _row(foot, classes)) if foot else "",

@@ -34,7 +34,7 @@ from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
 from rephrase_runner import engines, openings
-from rephrase_runner.checking import Checker
+from rephrase_runner.checking import Checker, checks_of
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request, RequestFailed
 from rephrase_runner.job import Job, Pace
@@ -310,11 +310,7 @@ async def _make_worker(
         reader=Reader(
             spec.source, plan.files, format=SourceFormat(plan.format), kept=kept, storage=source
         ),
-        checker=Checker(
-            {prompt.name: prompt.built_in or "" for prompt in spec.prompts}
-            if spec.quality.checks is not False
-            else None
-        ),
+        checker=Checker(checks_of(spec)),
         vitals=vitals,
         identity=identity,
         start=launch.start,

@@ -101,15 +101,15 @@ def scrutinize(text: str, original: Original, built_in: str) -> Seen:
     """
     flags = []
     words = words_of(text)
-    phrases = set(ngrams(words, _REPEAT_WORDS))
-    if _is_copy(words, len(phrases), original):
+    distinct = set(words)
+    if _is_copy(words, len(distinct), original):
         flags.append("copy")
-    if _repeats(text, words, len(phrases)):
+    if _repeats(text, words, len(distinct)):
         flags.append("repetition")
     if _is_foreign(text, original):
         flags.append("script")
     notes = {"compared": 1}
-    mine = content_words(set(words))
+    mine = content_words(distinct)
     both = len(mine & original.content)
     either = len(mine) + len(original.content) - both
     notes["overlap"] = round(1000 * both / either) if either else 0
@@ -136,26 +136,32 @@ def ngrams(words: Sequence[str], length: int) -> "zip[tuple[str, ...]]":
     return zip(*(words[first:] for first in range(length)), strict=False)
 
 
-def _is_copy(words: Sequence[str], distinct_4: int, original: Original) -> bool:
+def _is_copy(words: Sequence[str], distinct: int, original: Original) -> bool:
+    """Whether most 8-grams are the document's. `distinct`: different words."""
     if len(words) < _COPY_WORDS:
         return False
     # a run of words that the document does not even know cannot stand in it: nearly always that settles it,
-    # since there are at least distinct_4 - 4 different 8-grams
+    # since each different word but the last ones begins an 8-gram of its own
     runs = bytes(map(original.known.__contains__, words)).split(b"\0")
     most = sum(max(0, len(run) - _COPY_WORDS + 1) for run in runs)
-    if most <= COPIED * (distinct_4 - _REPEAT_WORDS):
+    if most <= COPIED * (distinct - _COPY_WORDS + 1):
         return False
     phrases = set(ngrams(words, _COPY_WORDS))
     return len(phrases & original.phrases) > COPIED * len(phrases)
 
 
 def _repeats(text: str, words: Sequence[str], distinct: int) -> bool:
+    """Whether most 4-grams have been there before. `distinct`: different words."""
     if len(text) > _LONG_WORD * len(words):
         raw = text.encode("utf-8", "surrogatepass")
         if len(raw) >= _SQUEEZED_BYTES:
             return len(zlib.compress(raw, 1)) < SQUEEZED * len(raw)
     total = len(words) - _REPEAT_WORDS + 1
-    return total > 0 and 1 - distinct / total > REPEATED
+    if (
+        total <= 0 or distinct - _REPEAT_WORDS + 1 >= (1 - REPEATED) * total
+    ):  # as above: there are so many 4-grams
+        return False
+    return 1 - len(set(ngrams(words, _REPEAT_WORDS))) / total > REPEATED
 
 
 def _is_foreign(text: str, original: Original) -> bool:

@@ -10,6 +10,7 @@ from rephrase_runner.account import Account, imbalances
 from rephrase_runner.claims import Board
 from rephrase_runner.fold import Fold
 from rephrase_runner.ledger import Ledger
+from rephrase_runner.openings import WARN_AT
 from rephrase_runner.records import Commit, Manifest, Plan
 from rephrase_runner.store import Unclear
 from rephrase_runner.units import Unit, units_for
@@ -48,6 +49,7 @@ class Watch:
         self._canary_units = units_for(units, canary_documents)
         self._canary = Account()
         self._canary_workers: set[str] = set()
+        self._alike: tuple[int, dict[str, float]] = (0, {})
         self._paying = paying
         self._snapshot_every = snapshot_every
         self._new: list[Commit] = []
@@ -106,10 +108,20 @@ class Watch:
             },
             reasons=dict(account.reasons),
             flags=dict(account.flags),
+            alike=self._canary_alike(),
             tokens_per_second=rate,
             pool=pool,
             gpus=gpus,
         )
+
+    def _canary_alike(self) -> dict[str, float]:
+        """Of the canary's rewrites, by prompt; counted anew only when a unit of it was committed."""
+        units, alike = self._alike
+        if units != self._canary.units:
+            found = self._canary.openings.collapse().items()
+            alike = {prompt: one.share(WARN_AT) for prompt, one in found}
+            self._alike = self._canary.units, alike
+        return alike
 
     async def look(self, now: float, *, everything: bool = False) -> None:
         """Read what is new.

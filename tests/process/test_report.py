@@ -19,10 +19,7 @@ from support.runs import small_run
 PRICES = 'currency: USD\ndate: "2026-11-01"\npricePerGPUHour: {H100/Spot: "3600"}\n'
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)> the harbor\u202eof \x85 1700"
 OUTCOMES = ("written", "skipped", "failed")
-BESIDE = (
-    "Rewrites beside their documents: has the form its prompt asks for; has a number of the document; "
-    "mean share of the words of both that both have"
-)
+BESIDE = "Rewrites beside their documents"
 ACCOUNT = "Samples by prompt and outcome"
 
 

@@ -8,14 +8,24 @@ from typing import Any
 import pytest
 
 from support.cluster import binary as binaries
-from support.cluster.binary import AUTOSCALER, CONTROL_PLANE, FAKE_NODES, GoProgram, NotBuilt
+from support.cluster.binary import (
+    AUTOSCALER,
+    CONTROL_PLANE,
+    DNS,
+    FAKE_NODES,
+    NODE,
+    PAUSE,
+    REGISTRY,
+    GoProgram,
+    NotBuilt,
+)  # fmt: skip
 from support.cluster.kubelet.environment import expanded
 from support.cluster.kubelet.fields import BadReference, field, resource_field
 from support.cluster.kubelet.limits import unsupported
 from support.cluster.kubelet.quantities import amount, divided
 from support.cluster.resources import path_of, resource_of
 
-PROGRAMS = (CONTROL_PLANE, AUTOSCALER, FAKE_NODES)
+PROGRAMS = (CONTROL_PLANE, AUTOSCALER, FAKE_NODES, NODE, DNS, PAUSE, REGISTRY)
 POD: dict[str, Any] = {
     "metadata": {
         "name": "a-pod",

@@ -69,6 +69,22 @@ def test_the_quick_way_to_see_no_copy_is_never_wrong(text: str, first: int, leng
     assert ("copy" in seen(rewrite, text).flags) is expected
 
 
+@given(texts, st.integers(1, 30), st.integers(0, 60))
+def test_the_quick_way_to_see_no_repetition_is_never_wrong(
+    text: str, length: int, times: int
+) -> None:
+    """1 - distinct / all word 4-grams, counted plainly."""
+    words = words_of(text)
+    rewrite = " ".join([*words, *(words[:length] * times)])
+    mine = words_of(rewrite)
+    if len(rewrite) > 24 * len(mine):
+        return  # no words to speak of: it is compressed instead
+    phrases = [tuple(mine[at : at + 4]) for at in range(len(mine) - 3)]
+
+    expected = bool(phrases) and 1 - len(set(phrases)) / len(phrases) > 0.5
+    assert ("repetition" in seen(rewrite, text).flags) is expected
+
+
 @pytest.mark.parametrize(
     ("text", "flagged"),
     [
