@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster-demo test test-full check bench bench-operator chaos chaos-cluster test-containers deps deps-containers crds dashboards images push-images clean
+.PHONY: help demo cluster-demo test test-full check bench bench-full bench-operator chaos chaos-cluster test-containers deps deps-containers crds dashboards images push-images clean
 
 # The folder operator/ must never shadow the module of that name in the standard library.
 export PYTHONSAFEPATH := 1
@@ -61,10 +61,15 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 	$(RUN) rephrase-crds --check
 	$(RUN) python helm/dashboards.py --check
 
-bench: $(SYNCED) ## Measure the data path; prints figures, fails only on wrong results
+bench: $(SYNCED) ## Measure data path, planning and a run against bare vLLM; fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
+	$(RUN) python tests/bench/checks.py
 	$(RUN) python tests/bench/planning.py
 	PYTHONPATH=tests $(RUN) python tests/bench/look.py
+	$(RUN) python tests/bench/engine.py
+
+bench-full: $(SYNCED) ## Measure a run against bare vLLM with more documents and pairs (hours on two cores)
+	$(RUN) python tests/bench/engine.py --full $(ARGS)
 
 bench-operator: $(SYNCED) ## Measure the operator at 20 runs of 50 workers on a genuine control plane (Linux, Go)
 	@PYTHONPATH=tests $(RUN) python tests/bench/cluster_scale.py $(ARGS)
@@ -85,7 +90,7 @@ deps: ## Install Debian packages that make test needs: prometheus (as root)
 deps-containers: ## Install the Debian packages that test-containers needs
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends buildah containerd \
-	  containernetworking-plugins debootstrap dnsmasq-base iproute2 iptables nftables procps runc util-linux
+	  containernetworking-plugins debootstrap iproute2 iptables nftables procps runc util-linux
 
 crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write

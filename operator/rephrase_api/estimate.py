@@ -23,7 +23,7 @@ from rephrase_api.benchmarks import (
     benchmark_of,
     missing_arguments,
 )
-from rephrase_api.launch import merged_arguments
+from rephrase_api.launch import engine_arguments
 from rephrase_api.v1alpha1 import EngineType, PromptLayout, RephraseRunSpec
 from rephrase_api.v1alpha1.model import DType
 from rephrase_api.v1alpha1.workers import Pool
@@ -328,7 +328,7 @@ def gpu_of(pool: Pool) -> tuple[str, int]:
 
 
 def _arguments(spec: RephraseRunSpec, pool: Pool) -> tuple[str, ...]:
-    return merged_arguments(spec.model.engine.args, pool.engine.args)
+    return engine_arguments(spec.model.engine, pool.engine)
 
 
 def _parallel(spec: RephraseRunSpec, pool: Pool) -> int:

@@ -11,9 +11,13 @@ from typing import Any, Literal, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rephrase_api.errors import InvalidSpec
+from rephrase_api.v1alpha1.model import Engine, EngineType, Speculation
 from rephrase_api.v1alpha1.shared import Storage
+from rephrase_api.v1alpha1.workers import PoolEngine
 
 PREFIX = "REPHRASE_"
+SPECULATION = "--speculative-config"
+"""vLLM's flag for `spec.model.engine.speculation`."""
 _CREDENTIALS = (
     "Folder with credentials of the store, a file each, named like the variables of the cloud's client; "
     "empty = the environment."
@@ -143,6 +147,23 @@ def bit_reversed_start(slot: int, units: int) -> int:
     bits = slot.bit_length()
     reversed_slot = int(f"{slot:b}"[::-1], 2)
     return (reversed_slot * units) >> bits
+
+
+def engine_arguments(engine: Engine, pool: PoolEngine) -> tuple[str, ...]:
+    """What an engine of this pool is started with: speculation, then the run's arguments, then the pool's."""
+    guess: tuple[str, ...] = ()
+    if engine.speculation is not None and engine.type is EngineType.VLLM:
+        guess = (speculation_argument(engine.speculation),)
+    return merged_arguments(merged_arguments(guess, engine.args), pool.args)
+
+
+def speculation_argument(speculation: Speculation) -> str:
+    """As vLLM is told."""
+    value = {
+        "method": speculation.method.value.lower(),
+        "num_speculative_tokens": speculation.tokens,
+    }
+    return f"{SPECULATION}={json.dumps(value, separators=(',', ':'))}"
 
 
 def merged_arguments(base: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:

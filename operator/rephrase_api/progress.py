@@ -95,7 +95,8 @@ class CanaryProgress(_Body):
     """The first units of the plan, enough to hold the documents of `spec.canary`; counts of those committed.
 
     `asked` is the spec's number. `output_tokens` is the mean of a sample by prompt; `tokens_per_second` is of
-    one worker while it generates, with its `pool` and `gpus`: 0 before it was measured.
+    one worker while it generates, with its `pool` and `gpus`: 0 before it was measured. `alike` is the
+    share of a prompt's rewrites that begin with the most frequent first ten characters.
     """
 
     asked: Count = 0
@@ -109,6 +110,7 @@ class CanaryProgress(_Body):
     output_tokens: dict[str, Number] = {}
     reasons: dict[str, Count] = {}
     flags: dict[str, Count] = {}
+    alike: dict[str, Number] = {}
     tokens_per_second: Number = 0.0
     pool: str = ""
     gpus: Count = 0

@@ -70,6 +70,7 @@ SEMANTIC = frozenset(
         "output.includeSourceText",
         "quality.onTruncated",
         "quality.stripPreamble",
+        "quality.checks",
     }
 )
 """Leaf fields that identify a run."""
@@ -89,6 +90,8 @@ MUTABLE = frozenset(
         "source.secretRef.name",
         "model.secretRef.name",
         "model.engine.args",
+        "model.engine.speculation.method",
+        "model.engine.speculation.tokens",
         "model.engine.openAI.baseURL",
         "model.engine.openAI.apiKeySecretRef.name",
         "model.engine.openAI.apiKeySecretRef.key",

@@ -16,6 +16,8 @@ from rephrase_api.v1alpha1.policy import Approval
 from rephrase_operator.observed import Observed
 
 _MOST_NAMED = 5
+_ALIKE = 0.5
+"""More than this share of a prompt's rewrites with one beginning is told; it is a warning, no verdict."""
 
 
 class Stage(Enum):
@@ -135,7 +137,11 @@ def _status(told: CanaryProgress) -> api.CanaryStatus:
         pool=told.pool or None,
         gpus=told.gpus if told.pool else None,
         prompts=tuple(
-            api.CanaryPrompt(name=name, mean_completion_tokens=round(mean, 1))
+            api.CanaryPrompt(
+                name=name,
+                mean_completion_tokens=round(mean, 1),
+                alike=round(told.alike[name], 3) if name in told.alike else None,
+            )
             for name, mean in sorted(told.output_tokens.items())
         ),
         reasons=_named(told.reasons),
@@ -157,4 +163,6 @@ def _shown(facts: api.CanaryStatus) -> str:
     rate = facts.completion_tokens_per_second
     speed = f", {rate:,.0f} tokens/s" if rate else ""
     failed = f"{facts.failed_documents} of the {facts.documents} documents of the canary failed"
-    return f"{failed}{speed}{_most(facts.flags)}"
+    alike = [f"{one.name} {one.alike:.0%}" for one in facts.prompts if (one.alike or 0) > _ALIKE]
+    begin = f"; rewrites that begin alike: {', '.join(alike)}" if alike else ""
+    return f"{failed}{speed}{_most(facts.flags)}{begin}"

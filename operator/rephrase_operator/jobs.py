@@ -16,7 +16,7 @@ from typing import Any
 
 from rephrase_api import names
 from rephrase_api.errors import ExitCode, InvalidSpec
-from rephrase_api.launch import DriverLaunch, WorkerLaunch, merged_arguments
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, engine_arguments
 from rephrase_api.semantic import declared, spec_hash
 from rephrase_api.v1alpha1 import Pool, RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.base import Model
@@ -76,7 +76,7 @@ def worker_job(
         spec_hash=spec_hash(declared(spec)),
         pool=pool.name,
         gpus=gpus,
-        engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
+        engine_args=engine_arguments(spec.model.engine, pool.engine),
         endpoint=endpoint.base_url if endpoint is not None else "",
         api_key_file=f"{_credentials('endpoint')}/{_API_KEY}" if api_key is not None else "",
         heartbeat_seconds=spec.durability.heartbeat_seconds,

@@ -36,6 +36,7 @@ class _Notes:
         self.finish: Counter[str] = Counter()
         self.flags: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
         self.lengths: Counter[int] = Counter()
         self.inputs: Counter[int] = Counter()
         self.openings: list[Opening] = []
@@ -43,6 +44,7 @@ class _Notes:
     def add(self, sample: Sample, *, below: int) -> None:
         self.truncated += sample.truncated
         self.flags.update(sample.flags)
+        self.notes.update(sample.notes)
         if sample.reason:
             self.reasons[sample.reason] += 1
         if sample.finish_reason:
@@ -60,6 +62,7 @@ class _Notes:
             finish=dict(sorted(self.finish.items())),
             flags=dict(sorted(self.flags.items())),
             reasons=dict(sorted(self.reasons.items())),
+            notes=dict(sorted(self.notes.items())),
             lengths=dict(sorted(self.lengths.items())),
             inputs=dict(sorted(self.inputs.items())),
         )
@@ -129,6 +132,7 @@ def _together(one: Noticed, other: Noticed) -> Noticed:
         finish=_summed((one.finish, other.finish)),
         flags=_summed((one.flags, other.flags)),
         reasons=_summed((one.reasons, other.reasons)),
+        notes=_summed((one.notes, other.notes)),
         lengths=added(one.lengths, other.lengths),
         inputs=added(one.inputs, other.inputs),
     )

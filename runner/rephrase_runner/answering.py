@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from random import Random  # noqa: TID251 - jitter of retries; nothing that is written depends on it
 
+from rephrase_runner.checking import Checker
 from rephrase_runner.engines.base import Completion, Engine, Request, RequestFailed
 from rephrase_runner.holding import Holding
 from rephrase_runner.prepare import Asked, Prepared, Preparer
@@ -52,6 +53,7 @@ class Answerer:
         engine: ready to answer.
         preparer: turns completions into samples.
         vitals: counts what is finished.
+        checker: looks at rewrites beside generation.
         attempts: engine calls per sample before it fails.
         retry_seconds: wait before the second call, half to one and a half of it; doubled for each further
             one.
@@ -62,6 +64,7 @@ class Answerer:
         engine: Engine,
         preparer: Preparer,
         vitals: Vitals,
+        checker: Checker,
         *,
         attempts: int,
         retry_seconds: float,
@@ -74,6 +77,7 @@ class Answerer:
         self._engine = engine
         self._preparer = preparer
         self._vitals = vitals
+        self._checker = checker
         self._attempts = attempts
         self._retry_seconds = retry_seconds
         self._random = Random()  # noqa: S311 - jitter is no secret
@@ -98,6 +102,7 @@ class Answerer:
         open_slots = len(waiting)
         unanswered = 0
         failed: list[Asked] = []
+        written: list[Sample] = []
 
         def deliver(index: int, outcome: Completion | RequestFailed) -> None:
             nonlocal open_slots, unanswered
@@ -110,7 +115,10 @@ class Answerer:
                 return
             open_slots -= 1
             self.slots.give(1)
-            self._record(holding, self._sample(prepared, asked, outcome, holding, attempt))
+            sample = self._sample(prepared, asked, outcome, holding, attempt)
+            check = self._checker.checks(sample)
+            if self._record(holding, sample, unchecked=check) and check:
+                written.append(sample)
 
         last = self._attempts
         try:
@@ -127,6 +135,8 @@ class Answerer:
         finally:
             self.asked -= unanswered
             self.slots.give(open_slots)
+            if written:
+                self._checker.submit(prepared.document, written, holding)
 
     def _sample(
         self,
@@ -143,8 +153,8 @@ class Answerer:
         text = holding.source_text(document)
         return self._preparer.sample(document, asked, outcome, attempts=attempt, source_text=text)
 
-    def _record(self, holding: Holding, sample: Sample) -> None:
-        holding.add(sample)
+    def _record(self, holding: Holding, sample: Sample, *, unchecked: bool = False) -> bool:
+        new = holding.add(sample, unchecked=unchecked)
         if sample.status is Status.WRITTEN:
             self._vitals.openings[sample.key.prompt].add(sample.text)
         self._vitals.sample(
@@ -152,6 +162,7 @@ class Answerer:
             sample.completion_tokens,
             failed=sample.status is Status.FAILED,
         )
+        return new
 
 
 def _again(asked: Asked, attempt: int) -> Asked:

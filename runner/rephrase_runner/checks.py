@@ -1,7 +1,8 @@
-"""What is noticed about a rewrite, and what becomes of it by `spec.quality`. Pure, microseconds each.
+"""What decides about an answer: its text after the checks, and whether it is a rewrite. Pure, microseconds.
 
-Checks only flag. Nothing is dropped or changed unless the spec says so: the paper found no cheap score
-that predicts training value (arXiv 2604.13977, analysis chapter).
+Checks flag. Nothing is dropped unless the spec says so: the paper found no cheap score that predicts training
+value (arXiv 2604.13977, analysis chapter). Only a model's thinking is no part of its answer, and goes. What
+compares a rewrite with its document takes longer: `scrutiny.py`.
 """
 
 import re
@@ -21,6 +22,8 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 
+_THINKING, _THOUGHT = "<think>", "</think>"
+
 EMPTY_OUTPUT = Problem(Status.SKIPPED, "empty_output", "the model answered with nothing")
 TRUNCATED_OUTPUT = Problem(
     Status.SKIPPED, "truncated_output", "the answer ran into maxTokens (spec.quality.onTruncated)"
@@ -39,10 +42,18 @@ class Assessed:
 def assess(text: str, finish_reason: str, completion_tokens: int, quality: Quality) -> Assessed:
     """Check one answer of the model.
 
-    Flags: `length` (ran into maxTokens), `tiny` (fewer than 30 tokens), `refusal` and `preamble` (by its
-    first 200 characters), `trimmed` (cut back to its last whole line, as the spec asks).
+    Flags: `thinking` (taken out), `thinking_open` (begun and not ended, left in), `length` (ran into
+    maxTokens), `tiny` (fewer than 30 tokens), `refusal` and `preamble` (by its first 200 characters),
+    `trimmed` (cut back to its last whole line, as the spec asks).
     """
     flags = []
+    if _THINKING in text or _THOUGHT in text:
+        answer, unended = _without_thinking(text)
+        if answer != text:
+            flags.append("thinking")
+            text = answer
+        if unended:
+            flags.append("thinking_open")
     head = text[:_HEAD_CHARACTERS].casefold()
     preamble = _PREAMBLE.match(text)
     if _REFUSAL.search(head):
@@ -69,3 +80,22 @@ def assess(text: str, finish_reason: str, completion_tokens: int, quality: Quali
     if not text.strip():
         problem = EMPTY_OUTPUT
     return Assessed("" if problem is not None else text, tuple(flags), problem)
+
+
+def _without_thinking(text: str) -> tuple[str, bool]:
+    """The text without what stands between the marks of thinking, and whether some of it never ends.
+
+    Some chat templates open the thinking themselves, so that only its end is in the answer.
+    """
+    kept: list[str] = []
+    rest = text
+    while _THOUGHT in rest:
+        thinking, _, rest = rest.partition(_THOUGHT)
+        before, opened, _ = thinking.partition(_THINKING)
+        if opened or not kept:
+            kept.append(before if opened else "")
+        else:
+            kept.append(thinking)  # an end without a beginning, after the first: just text
+    if kept:
+        rest = rest.lstrip()
+    return "".join([*kept, rest]), _THINKING in rest

@@ -349,21 +349,45 @@ def status(
     endpoint: Endpoint = "",
     region: Region = "",
     allow_http: AllowHTTP = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until the run is complete.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between two looks of --watch.")
+    ] = 5,
     as_json: JSON = False,
 ) -> int:
     """Show a run from its objects alone: progress, workers, leases, rates, discarded tokens.
 
-    Example: rephrase status demo/output
+    Example: rephrase status demo/output --watch
     """
+    from rich.live import Live
+
+    from rephrase_api.progress import Progress
     from rephrase_runner import status as look
     from rephrase_runner.store import StorageOptions, Store
 
     store = Store(uri, StorageOptions(endpoint, region, allow_http))
-    progress = asyncio.run(look.status(store))
-    if as_json:
-        say(progress.model_dump_json(by_alias=True))
+
+    def tell(progress: Progress) -> None:
+        if as_json:
+            say(progress.model_dump_json(by_alias=True))
+        else:
+            out.print(look.table(progress))
+
+    if not watch:
+        tell(asyncio.run(look.status(store)))
+    elif as_json or not out.is_terminal:
+        asyncio.run(look.follow(store, tell, seconds=every))
     else:
-        out.print(look.table(progress))
+        with Live(console=out, auto_refresh=False) as live:
+            asyncio.run(
+                look.follow(
+                    store,
+                    lambda progress: live.update(look.table(progress), refresh=True),
+                    seconds=every,
+                )
+            )
     return int(ExitCode.OK)
 
 
@@ -446,6 +470,49 @@ def gc(
     verb = "removed" if yes else "to remove with --yes"
     say(f"{uri}: {len(found):,} objects, {size:,} bytes {verb}")
     return int(ExitCode.OK)
+
+
+@app.command()
+def tune(
+    manifest: Manifest,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for everything.")] = 30,
+    window: Annotated[
+        float, typer.Option(min=1, help="Seconds of the shortest measurement, without the start.")
+    ] = 20,
+    write: Annotated[
+        Path,
+        typer.Option(help="File for the patch with the fastest settings.", metavar="PATCH.YAML"),
+    ] = Path("tune.patch.yaml"),
+    as_json: JSON = False,
+) -> int:
+    """Try engine settings on the run's own documents and prompts, and write the fastest as a patch.
+
+    Touches no output. Settings for speed never change what a run is: one that has begun goes on with them.
+
+    Example: rephrase tune run.yaml --minutes 30
+    """
+    from rephrase_runner import tune as tuning
+
+    found = read_manifest(manifest)
+    told = (lambda trial: None) if as_json else (lambda trial: say(tuning.line(trial)))
+    tuned = asyncio.run(tuning.tune(found, seconds=minutes * 60, window_seconds=window, told=told))
+    if tuned.patch:
+        _write(write, tuning.patch_text(found, tuned, write.name))
+    if as_json:
+        say(json.dumps(tuning.plain(tuned)))
+    elif tuned.patch:
+        before = f"{tuned.before:,.0f}" if tuned.before is not None else "nothing"
+        say(f"{tuned.best:,.0f} tokens/s instead of {before}: wrote {write}")
+    else:
+        say(f"{tuned.best:,.0f} tokens/s: nothing was clearly faster than the run's own settings")
+    return int(ExitCode.OK)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(f"cannot be written: {error.strerror}", where=str(path)) from error
 
 
 @app.command()
@@ -539,6 +606,17 @@ def worker() -> int:
     from rephrase_runner.processes import worker_main
 
     return worker_main(dict(os.environ))
+
+
+@app.command(hidden=True)
+def trial() -> int:
+    """Try one set of engine settings, as `rephrase tune` asks for it on standard input.
+
+    Example: rephrase trial < order.json
+    """
+    from rephrase_runner.trial import trial_main
+
+    return trial_main(sys.stdin.read())
 
 
 def _version(value: bool) -> None:

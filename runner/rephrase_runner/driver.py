@@ -5,6 +5,7 @@ knows it reads from the ledger again; `progress.json` is a cache, the manifest's
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from rephrase_api import progress as api
 from rephrase_api.errors import (
     FailureLimit,
     LedgerDamaged,
-    RephraseError,
     SpecMismatch,
     first_cause,
 )
@@ -69,6 +69,7 @@ class Driver:
         self._rollouts = {prompt.name: prompt.rollouts for prompt in spec.prompts}
         self._phase: api.Progress = api.Progress(phase="Preflight")
         self._watch: Watch | None = None
+        self._all_committed = asyncio.Event()
         self.store: Store | None = None
         """The output, once it is open."""
 
@@ -183,6 +184,7 @@ class Driver:
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from errors
         await watch.look(asyncio.get_running_loop().time(), everything=True)
+        await watch.keep()
         await self._check_output(book, publisher)
         manifest = self._manifest(watch, spec, publisher)
         await book.write_manifest(manifest)
@@ -223,7 +225,17 @@ class Driver:
             await self._check_run(book=watch.book)
             await publisher.advance(watch.commits)
             watch.forget(publisher.first)
+            if not publisher.finished:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """A tick; the one in which the last unit is seen to be committed ends with that."""
+        if self._all_committed.is_set():  # a store that is away is not asked again at once
             await asyncio.sleep(self._pace.tick)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.tick):
+                await self._all_committed.wait()
 
     async def _watch_over(
         self, watch: Watch, running: api.Progress, publishing: "asyncio.Task[None]"
@@ -241,6 +253,7 @@ class Driver:
                 return
             if watch.committed.committed == watch.plan.units:
                 self._phase = self._phase.model_copy(update={"phase": "Publishing"})
+                self._all_committed.set()
             await asyncio.wait({publishing}, timeout=self._pace.tick)
 
     async def _finish_up(self, output: Store, manifest: Manifest) -> None:
@@ -248,8 +261,8 @@ class Driver:
         await output.put_own("README.md", card.render(manifest).encode())
         try:
             await report.write(output)
-        except RephraseError as error:  # the run is complete all the same
-            logger.warning("report not written", extra={"reason": str(error)})
+        except Exception as error:
+            logger.warning("report not written", exc_info=error)
         self._phase = final_progress(manifest)
 
     async def _wait_for_workers(self, watch: Watch, stop: records.Stop) -> None:

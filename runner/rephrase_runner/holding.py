@@ -5,7 +5,7 @@ one sample for every key of the unit.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rephrase_api.errors import LedgerDamaged
 from rephrase_runner.records import Hold
@@ -59,7 +59,11 @@ class Holding:
         """Their rows. A row stays here if its answer was cut off: evidence after an engine death."""
         self._rollouts = dict(rollouts)
         self._include_source_text = include_source_text
-        self._unsaved: list[Sample] = []
+        self._unsaved: dict[Key, Sample] = {}
+        self._unchecked: set[Key] = set()
+        self._in_check: set[Key] = set()
+        self._checked = asyncio.Event()
+        self._check_error: Exception | None = None
 
     @property
     def expected(self) -> int | None:
@@ -108,13 +112,47 @@ class Holding:
         per_row = sum(self._rollouts.values())
         return {row for row, count in counts.items() if count == per_row}
 
-    def add(self, sample: Sample) -> bool:
-        """Record the outcome of one key; False if somebody else's sample was taken over meanwhile."""
+    def add(self, sample: Sample, *, unchecked: bool = False) -> bool:
+        """Record the outcome of one key; False if somebody else's sample was taken over meanwhile.
+
+        Args:
+            sample: the outcome.
+            unchecked: it will be given to the checks, and is not written before `checked`.
+        """
         if sample.key in self.samples:
             return False
         self.samples[sample.key] = sample
-        self._unsaved.append(sample)
+        self._unsaved[sample.key] = sample
+        if unchecked:
+            self._unchecked.add(sample.key)
         return True
+
+    def in_check(self, samples: Iterable[Sample]) -> None:
+        """These are with the checks now."""
+        self._in_check.update(sample.key for sample in samples)
+
+    def checked(self, before: Iterable[Sample], after: Iterable[Sample]) -> None:
+        """Put checked samples in the place of what they were."""
+        for old, new in zip(before, after, strict=True):
+            if self.samples.get(new.key) is old:
+                self.samples[new.key] = self._unsaved[new.key] = new
+            self._unchecked.discard(new.key)
+            self._in_check.discard(new.key)
+        self._checked.set()
+
+    def check_failed(self, error: Exception) -> None:
+        """The checks are broken; whoever waits for them is told."""
+        self._check_error = error
+        self._checked.set()
+
+    async def wait_for_checks(self, *, everything: bool) -> None:
+        """Wait for the checks of what they have, or of every sample there is."""
+        waiting = set(self._unchecked if everything else self._in_check)
+        while not waiting.isdisjoint(self._unchecked):
+            if self._check_error is not None:
+                raise self._check_error
+            self._checked.clear()
+            await self._checked.wait()
 
     async def cancel(self) -> None:
         """Stop answering; when it returns, nothing more will be added."""
@@ -126,6 +164,8 @@ class Holding:
         """Drop all samples: the source is not what was planned (ledger protocol, section 5)."""
         self.samples.clear()
         self._unsaved.clear()
+        self._unchecked.clear()
+        self._checked.set()
         self.in_flight.clear()
         self.reused = 0
         self.changed = True
@@ -151,13 +191,14 @@ class Holding:
         return document.text if self._include_source_text else None
 
     def unsaved(self) -> list[Sample]:
-        """Samples that are in no checkpoint yet; they count as saved from now on."""
-        saved, self._unsaved = self._unsaved, []
+        """Checked samples that are in no checkpoint yet; they count as saved from now on."""
+        saved = [one for key, one in self._unsaved.items() if key not in self._unchecked]
+        self._unsaved = {key: self._unsaved[key] for key in self._unchecked & self._unsaved.keys()}
         return saved
 
     def keep_unsaved(self, samples: list[Sample]) -> None:
         """These were not saved after all."""
-        self._unsaved = samples + self._unsaved
+        self._unsaved = {sample.key: sample for sample in samples} | self._unsaved
 
     def close(self) -> list[Sample]:
         """All samples of the finished unit.

@@ -21,11 +21,12 @@ from typing import Any
 import aiohttp
 
 from rephrase_api.errors import AccessRefused, ExitCode
-from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, merged_arguments
+from rephrase_api.launch import DriverLaunch, WorkerLaunch, bit_reversed_start, engine_arguments
 from rephrase_api.progress import CanaryProgress, Progress
 from rephrase_api.v1alpha1 import EngineType, RephraseRun
 from rephrase_api.v1alpha1.policy import LogLevel
 from rephrase_runner.display import Display
+from rephrase_runner.openings import WARN_ABOVE
 
 logger = logging.getLogger(__name__)
 
@@ -304,7 +305,7 @@ class Supervisor:
             units=units,
             pool=pool.name,
             gpus=pool.gpu.count if pool.gpu is not None and self._devices else 0,
-            engine_args=merged_arguments(spec.model.engine.args, pool.engine.args),
+            engine_args=engine_arguments(spec.model.engine, pool.engine),
             endpoint=endpoint.base_url if endpoint is not None else "",
             heartbeat_seconds=spec.durability.heartbeat_seconds,
             lease_seconds=spec.durability.lease_seconds,
@@ -452,6 +453,11 @@ def said(canary: CanaryProgress) -> str:
         *(f"{name} {mean:,.0f} tokens" for name, mean in canary.output_tokens.items()),
         *([f"{samples.skipped / made:.1%} of the samples skipped"] if samples.skipped else []),
         *(f"{count / made:.1%} {flag}" for flag, count in sorted(canary.flags.items())),
+        *(
+            f"{share:.0%} of {name} begin alike"
+            for name, share in canary.alike.items()
+            if share > WARN_ABOVE
+        ),
     ]
     return ", ".join(words)
 

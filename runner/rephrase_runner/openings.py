@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from typing_extensions import override
+
 from rephrase_runner.records import Collapse, Opening, Openings
 
 SAMPLE = 10_000
@@ -50,6 +52,12 @@ class Gathered:
     def __init__(self) -> None:
         self._found: dict[str, list[Opening]] = {}
 
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Gathered) and self._samples() == other._samples()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
     def add(self, openings: Openings) -> None:
         """Those of one unit; the caller adds each unit once."""
         for prompt, found in openings.items():
@@ -61,10 +69,12 @@ class Gathered:
     def collapse(self) -> dict[str, Collapse]:
         """The figures of every prompt that has a rewrite."""
         return {
-            prompt: collapse([text for _, text in smallest(found)])
-            for prompt, found in sorted(self._found.items())
-            if found
+            prompt: collapse([text for _, text in sample])
+            for prompt, sample in sorted(self._samples().items())
         }
+
+    def _samples(self) -> dict[str, list[Opening]]:
+        return {prompt: smallest(found) for prompt, found in self._found.items() if found}
 
 
 def collapse(beginnings: Sequence[str]) -> Collapse:

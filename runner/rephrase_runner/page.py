@@ -16,6 +16,13 @@ from rephrase_runner.markup import Markup, joined, tag
 
 UNKNOWN = "unknown"
 _TEXT_CHARACTERS = 20_000
+_ARITHMETIC = {
+    "right": "an equation is right",
+    "wrong": "all are wrong",
+    "open": "operators, no equation",
+    "numbers": "numbers only",
+    "none": "no digit",
+}
 _SPEED_ROWS = 24
 # nothing in the page may be fetched or run, whatever a document has put there
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -397,7 +404,44 @@ def _quality(figures: Figures) -> str:
         _table("Flags, as shares of all samples of a prompt", ["prompt", *flags], raised)
         if flags
         else tag("p", "No sample was flagged."),
+        *_beside(noted),
     )
+
+
+def _beside(prompts: Iterable[PromptFigures]) -> Iterable[Markup]:
+    """What the checks counted about rewrites beside their documents."""
+    compared = [
+        (prompt.name, prompt.noticed.notes)
+        for prompt in prompts
+        if prompt.noticed is not None and prompt.noticed.notes.get("compared")
+    ]
+    if not compared:
+        return
+    yield _table(
+        "Rewrites beside their documents",
+        ["prompt", "compared", "in the form asked for", "with a number of it", "words in common"],
+        [
+            [
+                name,
+                _number(notes["compared"]),
+                _part(notes.get("formed", 0), notes["form"]) if notes.get("form") else "-",
+                _part(notes.get("grounded", 0), notes["compared"]),
+                f"{notes.get('overlap', 0) / notes['compared'] / 1000:.2f}",
+            ]
+            for name, notes in compared
+        ],
+    )
+    rows = [
+        [name, *[_part(notes.get(f"math_{kind}", 0), notes["compared"]) for kind in _ARITHMETIC]]
+        for name, notes in compared
+        if any(note.startswith("math_") for note in notes)
+    ]
+    if rows:
+        yield _table(
+            "Calculations of math problems, classes of the paper",
+            ["prompt", *_ARITHMETIC.values()],
+            rows,
+        )
 
 
 def _part(count: int, total: int) -> Markup:
@@ -593,7 +637,7 @@ def _table(
         "div",
         tag(
             "table",
-            tag("caption", caption),
+            tag("caption", tag("span", caption)),
             tag("thead", tag("tr", *heads)),
             tag("tbody", *body),
             tag("tfoot", _row(foot, classes)) if foot else "",

@@ -68,6 +68,7 @@ def encode(
         "message": [s.message for s in ordered],
         "attempts": [s.attempts for s in ordered],
         "file": [s.key.file for s in ordered],
+        "notes": [list(s.notes.items()) for s in ordered],
         "source_text": [s.source_text for s in ordered],
     }
     for field in kept:
@@ -154,6 +155,7 @@ def decode(data: bytes) -> tuple[Origin, list[Sample]]:
             attempts=row["attempts"],
             kept={name.removeprefix(KEPT_PREFIX): row[name] for name in kept},
             source_text=row["source_text"],
+            notes=dict(row.get("notes") or ()),  # earlier versions wrote none
         )
         for row in table.to_pylist()
     ]

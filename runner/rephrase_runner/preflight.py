@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rephrase_api.errors import InvalidSpec
-from rephrase_api.launch import merged_arguments
+from rephrase_api.launch import engine_arguments
 from rephrase_api.v1alpha1 import EngineType, RephraseRunSpec
 from rephrase_api.v1alpha1.generation import Prompt
 from rephrase_runner import engines, hub
@@ -66,8 +66,8 @@ async def check(
 
     Args:
         spec: the whole spec.
-        engine_here: whether workers have the same packages as this process. A driver's image has no
-            engine; then the first worker finds out about wrong arguments, before it loads a model.
+        engine_here: whether workers have the same packages as this process; a driver's image has no
+            engine.
         mounted: templates and credentials.
         progress: called while the source is read.
 
@@ -159,7 +159,12 @@ def resolve_sampling(
 
 
 def engine_settings(
-    spec: RephraseRunSpec, *, revision: str | None, max_model_length: int | None, gpus: int
+    spec: RephraseRunSpec,
+    *,
+    revision: str | None,
+    max_model_length: int | None,
+    gpus: int,
+    uses_min_p: bool = False,
 ) -> engines.EngineSettings:
     """How the spec's model is to be built."""
     model = spec.model
@@ -175,15 +180,16 @@ def engine_settings(
         gpu_count=gpus,
         args=tuple(model.engine.args),
         uses_seeds=spec.sampling.seed is not None,
+        uses_min_p=uses_min_p,
         base_url=model.engine.open_ai.base_url if model.engine.open_ai is not None else "",
     )
 
 
 async def _check_engine(spec: RephraseRunSpec, settings: engines.EngineSettings) -> None:
-    base = spec.model.engine.args
-    for arguments in {merged_arguments(base, pool.engine.args) for pool in spec.pools()}:
-        # without arguments there is nothing to refuse, and importing vLLM to find that out takes 15 s
-        if arguments or settings.type != EngineType.VLLM or not engines.installed(settings.type):
+    for arguments in {engine_arguments(spec.model.engine, pool.engine) for pool in spec.pools()}:
+        # Importing vLLM takes 15 s and more. The first worker does so anyway, and refuses wrong arguments
+        # before it loads a model; what is written by then is continued with the right ones.
+        if settings.type != EngineType.VLLM or not engines.installed(settings.type):
             await asyncio.to_thread(engines.check, settings.with_args(arguments))
 
 

@@ -24,6 +24,7 @@ from rephrase_api.manifest import parse_run
 from rephrase_api.v1alpha1 import EngineType, RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import Limit, Source
 from rephrase_runner import engines
+from rephrase_runner.checking import checked, checks_of
 from rephrase_runner.documents import Tally
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, RequestFailed
 from rephrase_runner.local import gpu_devices
@@ -212,6 +213,11 @@ async def _samples(
                 sample = replace(_without(document, asked.key, problem), attempts=attempt)
             found[index, asked.key.prompt] = sample
         waiting = again
+    built_in = checks_of(spec)
+    if built_in is not None:
+        for (index, prompt), sample in list(found.items()):
+            if sample.status is Status.WRITTEN:
+                (found[index, prompt],) = checked(documents[index], [sample], built_in)
     return found
 
 
@@ -302,6 +308,9 @@ def plain(found: Preview) -> dict[str, object]:
                         "completionTokens": sample.completion_tokens,
                         "truncated": sample.truncated,
                         "flags": list(sample.flags),
+                        "form": bool(sample.notes.get("formed"))
+                        if "form" in sample.notes
+                        else None,
                         "reason": sample.reason,
                         "message": sample.message,
                     }

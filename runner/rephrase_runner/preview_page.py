@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from rephrase_runner.markup import Markup, joined, tag
+from rephrase_runner.markup import Markup, tag
 from rephrase_runner.openings import WARN_AT, beginning, collapse
 from rephrase_runner.rows import Document, Sample, Status
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 NOTHING = "-"
-COLUMNS = ("prompt", "model", "tokens", "ends", "flags", "begin alike", "left out")
+COLUMNS = ("prompt", "model", "tokens", "ends", "flags", "form", "begin alike", "left out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class PromptFigures:
         tokens: of each rewrite.
         finish_reasons: how often each.
         flags: how often each.
+        formed: rewrites that have the form their prompt asks for.
+        form: those that were to have one.
         alike: rewrites that begin with the commonest first ten characters.
         problems: why there is no rewrite, how often.
     """
@@ -55,6 +57,8 @@ class PromptFigures:
     tokens: Sequence[int]
     finish_reasons: Mapping[str, int]
     flags: Mapping[str, int]
+    formed: int
+    form: int
     alike: int
     problems: Mapping[str, int]
 
@@ -68,6 +72,8 @@ def figures(samples: Iterable[Sample]) -> PromptFigures:
         tokens=[one.completion_tokens for one in written],
         finish_reasons=Counter(one.finish_reason for one in written),
         flags=Counter(flag for one in written for flag in one.flags),
+        formed=sum(one.notes.get("formed", 0) for one in written),
+        form=sum(one.notes.get("form", 0) for one in written),
         alike=collapse(beginnings).top[WARN_AT] if beginnings else 0,
         problems=Counter(one.reason for one in found if one.status is not Status.WRITTEN),
     )
@@ -87,6 +93,7 @@ def rows(preview: Preview) -> Iterator[tuple[str, ...]]:
                 f"{mean}{between}",
                 _counts(found.finish_reasons),
                 _counts(found.flags),
+                f"{found.formed} of {found.form}" if found.form else NOTHING,
                 f"{found.alike} of {made}" if made > 1 else NOTHING,
                 _counts(found.problems),
             )
@@ -100,7 +107,8 @@ def said(sample: Sample) -> str:
     """A sample in a line."""
     if sample.status is not Status.WRITTEN:
         return f"{sample.status}: {sample.reason} ({sample.message})"
-    words = [f"{sample.completion_tokens:,} tokens", sample.finish_reason, *sample.flags]
+    flags = [flag for flag in sample.flags if flag != sample.finish_reason]
+    words = [f"{sample.completion_tokens:,} tokens", sample.finish_reason, *flags]
     return ", ".join([*words, *(["document cut"] if sample.truncated else [])])
 
 
@@ -178,19 +186,18 @@ def _documents(preview: Preview) -> Iterator[Markup]:
                 "details", tag("summary", "The document"), _text("the document", document.text, "")
             ),
             *(
-                joined(
-                    [
-                        tag("h3", prompt),
-                        tag(
-                            "div",
-                            *(
-                                _text(model.name, found.text, said(found))
-                                for model in preview.models
-                                for found in [model.samples[index, prompt]]
-                            ),
-                            class_="texts",
+                tag(
+                    "article",
+                    tag("h3", prompt),
+                    tag(
+                        "div",
+                        *(
+                            _text(model.name, found.text, said(found))
+                            for model in preview.models
+                            for found in [model.samples[index, prompt]]
                         ),
-                    ]
+                        class_="texts",
+                    ),
                 )
                 for prompt in preview.prompts
             ),

@@ -34,6 +34,7 @@ from rephrase_api.launch import DriverLaunch, Launch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun, RephraseRunSpec
 from rephrase_api.v1alpha1.source import SourceFormat
 from rephrase_runner import engines, openings
+from rephrase_runner.checking import Checker, checks_of
 from rephrase_runner.columns import schema_from_text
 from rephrase_runner.engines.base import Completion, Engine, EngineDead, Request, RequestFailed
 from rephrase_runner.job import Job, Pace
@@ -187,20 +188,36 @@ async def until_drained(work: Awaitable[T], drain: asyncio.Event) -> T:
 # -- worker --
 
 
-async def run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+async def load(settings: engines.EngineSettings) -> Engine:
+    """Build the engine in a thread of its own; a drain meanwhile ends the process at once."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
+    building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
+    threads.shutdown(wait=False)
+    return await building
+
+
+Load = Callable[[engines.EngineSettings], Awaitable[Engine]]
+
+
+async def run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load = load) -> None:
     """Load the engine, then claim and commit units until none is left.
+
+    Args:
+        launch: what it is started with.
+        drain: set to stop.
+        load: builds an engine.
 
     Raises:
         Drained, EngineFailed, RephraseError: as `Worker.run`.
     """
     noticing = asyncio.ensure_future(_drain_on_notice(launch, drain))
     try:
-        await _run_worker(launch, drain)
+        await _run_worker(launch, drain, load)
     finally:
         noticing.cancel()
 
 
-async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
+async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load) -> None:
     identity = _identity(launch)
     logs.configure(launch.log_level, run=launch.run, slot=launch.slot, worker=identity["worker"])
     vitals = Vitals(asyncio.get_running_loop().time())
@@ -208,7 +225,7 @@ async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event) -> None:
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
     )
     # a store that is away for a while must not keep a drained worker either
-    worker = await until_drained(_make_worker(launch, store, identity, vitals, drain), drain)
+    worker = await until_drained(_make_worker(launch, store, identity, vitals, drain, load), drain)
     if worker is None:
         logger.info("nothing to do: the run is complete")
         return
@@ -222,6 +239,7 @@ async def _make_worker(
     identity: dict[str, Any],
     vitals: Vitals,
     drain: asyncio.Event,
+    load: Load,
 ) -> Worker | None:
     """Read what the run asks from the ledger; None if it is complete."""
     loop = asyncio.get_running_loop()
@@ -240,6 +258,7 @@ async def _make_worker(
             revision=record.resolved.model_revision,
             max_model_length=record.resolved.max_model_length,
             gpus=launch.gpus,
+            uses_min_p=any(prompt.sampling.get("min_p") for prompt in record.resolved.prompts),
         ),
         args=launch.engine_args,
         base_url=launch.endpoint,
@@ -258,8 +277,8 @@ async def _make_worker(
 
     async def build() -> Engine:
         started = loop.time()
-        engine = await _load(settings)
-        await _warm_up(engine, compiled(engine), patience_seconds=launch.hang_seconds)
+        engine = await load(settings)
+        await warm_up(engine, compiled(engine), patience_seconds=launch.hang_seconds)
         logger.info("engine ready", extra={"seconds": round(loop.time() - started, 1)})
         return engine
 
@@ -291,6 +310,7 @@ async def _make_worker(
         reader=Reader(
             spec.source, plan.files, format=SourceFormat(plan.format), kept=kept, storage=source
         ),
+        checker=Checker(checks_of(spec)),
         vitals=vitals,
         identity=identity,
         start=launch.start,
@@ -375,15 +395,7 @@ def _identity(launch: WorkerLaunch) -> dict[str, Any]:
     }
 
 
-async def _load(settings: engines.EngineSettings) -> Engine:
-    """Build the engine in a thread of its own; a drain meanwhile ends the process at once."""
-    threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
-    building = asyncio.get_running_loop().run_in_executor(threads, engines.build, settings)
-    threads.shutdown(wait=False)
-    return await building
-
-
-async def _warm_up(
+async def warm_up(
     engine: Engine, prompts: Sequence[CompiledPrompt], *, patience_seconds: float
 ) -> None:
     """Claim nothing before the engine has answered: one that cannot never touches the ledger.

@@ -181,13 +181,15 @@ class Noticed(Part):
     """What was noticed about the samples of one prompt; all of it adds up over units.
 
     `lengths` counts written samples by tokens of the answer, `inputs` all that the engine answered by
-    tokens of the prompt, both in the steps of `histogram.step`; `finish` by what ended the answer.
+    tokens of the prompt, both in the steps of `histogram.step`; `finish` by what ended the answer;
+    `notes` are those of the checks (`scrutiny.py`).
     """
 
     truncated: int = 0
     finish: dict[str, int] = {}
     flags: dict[str, int] = {}
     reasons: dict[str, int] = {}
+    notes: dict[str, int] = {}
     lengths: dict[int, int] = {}
     inputs: dict[int, int] = {}
 
@@ -236,6 +238,10 @@ class Commit(Record):
     seconds: float = 0.0
     reused: int = 0
     etag: str = ""
+
+    def bare(self) -> Self:
+        """What parts and publishing need of it; a large run has too many commits to hold the rest."""
+        return self.model_copy(update={"noticed": {}, "openings": {}})
 
 
 class GroupFile(Part):

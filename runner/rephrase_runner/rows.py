@@ -71,6 +71,7 @@ class Sample:
         truncated: whether the document was cut to fit.
         attempts: engine calls made for it; 0 where none was needed.
         attempt_seed: seed of the call that succeeded, or None where none was set.
+        notes: what the checks count about it, by name; in parts only, for the report.
     """
 
     key: Key
@@ -88,3 +89,4 @@ class Sample:
     attempts: int = 0
     kept: Mapping[str, object] = field(default_factory=dict)
     source_text: str | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)

@@ -28,6 +28,7 @@ _OUTCOME = [
     pa.field("message", pa.string(), nullable=False),
     pa.field("attempts", pa.int32(), nullable=False),
     pa.field("file", pa.int32(), nullable=False),
+    pa.field("notes", pa.map_(pa.string(), pa.int32()), nullable=False),
 ]
 DEAD_LETTER = pa.schema(
     [

@@ -47,6 +47,7 @@ class Scribe:
         Not those of a unit whose source changed: the planned version may come back, and then its filter
         leaves rows out that all count here.
         """
+        await holding.wait_for_checks(everything=False)
         samples = [] if holding.changed else holding.unsaved()
         if not samples:
             return
@@ -73,6 +74,7 @@ class Scribe:
     async def commit(self, holding: Holding) -> None:
         """Write the part of a complete unit, then its commit; the first commit of a unit stands."""
         unit, epoch = holding.unit.index, holding.epoch
+        await holding.wait_for_checks(everything=True)
         samples = holding.close()
         data = await asyncio.to_thread(self._encode, holding, samples)
         await self._heart.beat_until_acknowledged()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rephrase_api.errors import EngineFailed
 from rephrase_runner.answering import Answerer
+from rephrase_runner.checking import Checker
 from rephrase_runner.claiming import Claimed, Claimer
 from rephrase_runner.documents import Tally
 from rephrase_runner.engines.base import Engine, EngineDead
@@ -52,7 +53,7 @@ class Shift:
         spawn: starts a task that outlives the engine (a commit).
         reader: reads units, in one thread.
         preparer: documents to requests.
-        answerer: gets samples from the engine.
+        checker: looks at rewrites beside generation.
         engine: ready to answer.
         vitals: of this process.
         pace: clocks.
@@ -69,6 +70,7 @@ class Shift:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         reader: Reader,
         preparer: Preparer,
+        checker: Checker,
         engine: Engine,
         vitals: Vitals,
         pace: Pace,
@@ -91,7 +93,12 @@ class Shift:
         self.helping: Holding | None = None
         """A slice of another's unit that we are helping with."""
         self.answerer = Answerer(
-            engine, preparer, vitals, attempts=job.request_attempts, retry_seconds=pace.retry
+            engine,
+            preparer,
+            vitals,
+            checker,
+            attempts=job.request_attempts,
+            retry_seconds=pace.retry,
         )
 
     async def run(self) -> None:

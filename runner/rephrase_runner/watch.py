@@ -10,6 +10,7 @@ from rephrase_runner.account import Account, imbalances
 from rephrase_runner.claims import Board
 from rephrase_runner.fold import Fold
 from rephrase_runner.ledger import Ledger
+from rephrase_runner.openings import WARN_AT
 from rephrase_runner.records import Commit, Manifest, Plan
 from rephrase_runner.store import Unclear
 from rephrase_runner.units import Unit, units_for
@@ -48,6 +49,7 @@ class Watch:
         self._canary_units = units_for(units, canary_documents)
         self._canary = Account()
         self._canary_workers: set[str] = set()
+        self._alike: tuple[int, dict[str, float]] = (0, {})
         self._paying = paying
         self._snapshot_every = snapshot_every
         self._new: list[Commit] = []
@@ -106,10 +108,20 @@ class Watch:
             },
             reasons=dict(account.reasons),
             flags=dict(account.flags),
+            alike=self._canary_alike(),
             tokens_per_second=rate,
             pool=pool,
             gpus=gpus,
         )
+
+    def _canary_alike(self) -> dict[str, float]:
+        """Of the canary's rewrites, by prompt; counted anew only when a unit of it was committed."""
+        units, alike = self._alike
+        if units != self._canary.units:
+            found = self._canary.openings.collapse().items()
+            alike = {prompt: one.share(WARN_AT) for prompt, one in found}
+            self._alike = self._canary.units, alike
+        return alike
 
     async def look(self, now: float, *, everything: bool = False) -> None:
         """Read what is new.
@@ -119,8 +131,8 @@ class Watch:
             everything: list all commits, whatever the heartbeats report.
         """
         if self._listed_at is None:  # the first look: most is told by what an earlier driver kept
-            kept = await self.book.read_folds()
-            self._check(one for one in kept if not self.committed.is_committed(one.unit))
+            async for kept in self.book.folds():
+                self._check(one for one in kept if not self.committed.is_committed(one.unit))
         await self.fold.look(now)
         reported = self._unknown(self.fold.reported_commits)
         listing_due = self._listed_at is None or now - self._listed_at > _FULL_LISTING_SECONDS
@@ -152,6 +164,11 @@ class Watch:
         self._check(commits)
         self._new += commits
         if len(self._new) >= self._snapshot_every:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Write a snapshot of the commits that are in none, so that whoever comes next reads few objects."""
+        if self._new:
             await self.book.write_fold(self.committed.committed, self._new)
             self._new = []
 
@@ -169,7 +186,7 @@ class Watch:
                     where=f"{self.book.store.uri}/{self.book.names.commit(commit.unit)}",
                     remedy="The unit's account does not balance; nothing was published from it.",
                 )
-            self.commits[commit.unit] = commit
+            self.commits[commit.unit] = commit.bare()
             self.committed.commit(commit.unit, commit.unit + 1)
             self.account.add(commit)
             if commit.unit < self._canary_units:

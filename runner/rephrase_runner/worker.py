@@ -14,6 +14,7 @@ from typing import Any
 
 from rephrase_api.errors import Drained, EngineFailed, RephraseError, SpecMismatch, first_cause
 from rephrase_runner import records
+from rephrase_runner.checking import Checker
 from rephrase_runner.claiming import Claimer
 from rephrase_runner.claims import runs
 from rephrase_runner.engines.base import Engine, EngineDead
@@ -45,6 +46,7 @@ class Worker:
         job: what it asks.
         build: builds an engine that has answered a first request; called again when one has died.
         preparer: made for an engine: documents to requests, completions to samples.
+        checker: looks at rewrites beside generation.
         reader: reads units of the source.
         vitals: this process's counters, running since its start.
         identity: constant heartbeat fields (worker, pod, node, slot, pool, gpus).
@@ -62,6 +64,7 @@ class Worker:
         build: Callable[[], Awaitable[Engine]],
         preparer: Callable[[Engine], Preparer],
         reader: Reader,
+        checker: Checker,
         vitals: Vitals,
         identity: dict[str, Any],
         start: int,
@@ -74,6 +77,7 @@ class Worker:
         self._build = build
         self._preparer = preparer
         self._reader = reader
+        self._checker = checker
         self._vitals = vitals
         vitals.requests = self._requests
         self._identity = identity
@@ -134,6 +138,7 @@ class Worker:
             closing = asyncio.ensure_future(asyncio.to_thread(self._close))
             if self._heart.acknowledged is not None:
                 await self._leave()
+            self._checker.close()
             await closing
 
     def _close(self) -> None:
@@ -173,6 +178,7 @@ class Worker:
             spawn=lambda work: work.close() if self._drain.is_set() else tasks.create_task(work),
             reader=self._reader,
             preparer=self._preparer(self._engine),
+            checker=self._checker,
             engine=self._engine,
             vitals=self._vitals,
             pace=self._pace,

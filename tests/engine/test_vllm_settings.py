@@ -8,6 +8,7 @@ import pytest
 
 from rephrase_api.errors import AccessRefused, InvalidModel, InvalidSpec
 from rephrase_runner.engines import EngineSettings, build, check, installed
+from rephrase_runner.engines.vllm_engine import _cannot_speculate
 
 pytestmark = pytest.mark.filterwarnings("default")  # of vLLM, at import
 
@@ -57,6 +58,26 @@ def test_on_a_cpu_seeds_do_not_go_with_prefills_in_parts(argument: str) -> None:
 
     with pytest.raises(InvalidSpec, match=r"spec\.sampling\.seed: vLLM on a CPU cannot use seeds"):
         check(settings(argument, uses_seeds=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "uses_min_p", "reason"),
+    [
+        ("ngram", False, ""),
+        ("ngram", True, "min_p"),
+        ("suffix", False, "arctic-inference"),
+    ],
+)
+def test_speculation_that_vllm_cannot_do_here_is_left_aside(
+    method: str, *, uses_min_p: bool, reason: str
+) -> None:
+    config = {"method": method, "num_speculative_tokens": 6}
+
+    found = _cannot_speculate(config, uses_min_p=uses_min_p)
+
+    assert reason in found
+    assert bool(found) == bool(reason)
+    assert _cannot_speculate(None, uses_min_p=True) == ""
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_file_gets_plain_lines(undisturbed: Laptop) -> None:
 
     assert not [line for line in lines if "\x1b" in line]
     assert "worker-0: model loaded in " in "\n".join(lines)
-    assert lines[-2].startswith("complete: 2,346 samples written, 54 skipped, 0 failed; ")
+    assert lines[-3].startswith("complete: 2,346 samples written, 54 skipped, 0 failed; ")
     assert lines[-2:] == ["output:   output", "report:   output/report.html"]
     assert (undisturbed.folder / "err-1.txt").read_text() == ""
 
@@ -80,6 +80,7 @@ def test_a_terminal_shows_a_live_panel_and_in_the_end_only_the_summary(laptop: L
     assert sorted(line.split(":")[0] for line in screen.lines) == [
         "complete",
         "output",
+        "report",
         "worker-0",
         "worker-1",
     ], screen.lines

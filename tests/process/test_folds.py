@@ -16,6 +16,12 @@ async def book(laptop: Laptop) -> Ledger:
     """The ledger of a finished run."""
     small_run(laptop)
     assert laptop.run("--workers", "1").code == 0
+    for snapshot in laptop.ledger("folds"):  # of its driver's end
+        snapshot.unlink()
+    return await ledger_of(laptop)
+
+
+async def ledger_of(laptop: Laptop) -> Ledger:
     store = Store(str(laptop.output))
     spec = await read_spec(store)
     assert spec is not None
@@ -50,6 +56,18 @@ async def test_commits_are_read_from_a_snapshot_by_the_next_driver(
     assert second.committed.committed == known
     assert second.account == first.account
     assert second.commits == first.commits
+
+
+async def test_a_run_ends_with_all_its_commits_in_a_snapshot(laptop: Laptop) -> None:
+    small_run(laptop)
+    assert laptop.run("--workers", "1").code == 0
+    for commit in laptop.ledger("commits"):
+        commit.unlink()
+
+    known = await watch(await ledger_of(laptop))
+
+    assert [path.name for path in laptop.ledger("folds")] == ["00000020.parquet"]
+    assert known.committed.committed == 20
 
 
 async def test_a_damaged_snapshot_costs_only_its_reading(laptop: Laptop, book: Ledger) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from rephrase_runner.scrutiny import Original, scrutinize
 from support.corpora import rows, write_parquet
 from support.laptop import Laptop, tree
 from support.manifests import BUILT_IN, a_manifest, echo
@@ -16,6 +19,7 @@ from support.runs import small_run
 PRICES = 'currency: USD\ndate: "2026-11-01"\npricePerGPUHour: {H100/Spot: "3600"}\n'
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)> the harbor\u202eof \x85 1700"
 OUTCOMES = ("written", "skipped", "failed")
+BESIDE = "Rewrites beside their documents"
 ACCOUNT = "Samples by prompt and outcome"
 
 
@@ -44,6 +48,11 @@ def page_of(path: Path) -> Page:
     page = Page(path.read_text(encoding="utf-8"))
     assert page.faults == []
     return page
+
+
+def percent(count: int, total: int) -> str:
+    share = count / total
+    return f"{share:.2%}" if 0 < share < 0.1 else f"{share:.1%}" if share else "0"
 
 
 def number(text: str) -> int:
@@ -98,18 +107,53 @@ def test_reasons_flags_and_lengths_are_those_of_the_rows(done: Laptop) -> None:
     assert {reason: number(row[2]) for reason, row in told.items()} == reasons
     assert {row[1] for row in told.values()} == {"skipped", "failed"}
     assert all(row[-1] for row in told.values())
-    tiny = [sample for sample in samples if "tiny" in sample["flags"]]
-    (flags,) = [
-        row
-        for row in page.table("Flags, as shares of all samples of a prompt")
-        if row[0] == "brief"
-    ]
-    assert flags[1:] == [f"{len(tiny) / 800:.1%}"]
+    names, flags, _ = page.table("Flags, as shares of all samples of a prompt")
+    counted = Counter(flag for sample in samples for flag in sample["flags"])
+    assert flags[0] == "brief"
+    assert {name: share for name, share in zip(names, flags, strict=True) if name != "prompt"} == {
+        name: percent(counted[name], 800) for name in names if name != "prompt"
+    }
+    assert counted["tiny"] > 0
     lengths = page.table("brief: samples by tokens")[1:]
     assert sum(number(count) for _, count in lengths) == len(samples)
     for steps, count in lengths:
         low, high = map(number, steps.split(" to "))
         assert number(count) == sum(low <= row["completion_tokens"] <= high for row in samples)
+
+
+def test_rewrites_are_checked_against_their_own_documents(done: Laptop) -> None:
+    page = page_of(done.output / "report.html")
+    documents = {
+        (path.name, row): text
+        for path in done.source.iterdir()
+        for row, text in enumerate(pq.read_table(path)["text"].to_pylist())
+    }
+    for prompt in ("brief", "twice"):
+        samples = done.samples(prompt).to_pylist()
+        expected = [
+            scrutinize(
+                row["text"],
+                Original(documents[row["source_file"].rpartition("/")[2], row["source_row"]]),
+                "",
+            )
+            for row in samples
+        ]
+        looked_for = {"copy", "repetition", "script"}
+        assert [looked_for & set(row["flags"]) for row in samples] == [
+            set(one.flags) for one in expected
+        ]
+        (row,) = [row for row in page.table(BESIDE) if row[0] == prompt]
+        assert number(row[1]) == len(samples)
+        overlap = sum(one.notes["overlap"] for one in expected) / len(samples) / 1000
+        assert row[-1] == f"{overlap:.2f}"
+
+
+def test_without_checks_nothing_is_compared(laptop: Laptop) -> None:
+    small_run(laptop, quality={"checks": False})
+    assert laptop.run().code == 0
+
+    assert {flag for row in laptop.samples().to_pylist() for flag in row["flags"]} == {"tiny"}
+    assert page_of(laptop.output / "report.html").table(BESIDE) == []
 
 
 def test_openings_of_a_small_run_are_those_of_all_its_rows(done: Laptop) -> None:
@@ -224,3 +268,15 @@ def test_where_there_is_no_run_there_is_no_report(laptop: Laptop) -> None:
     assert ended.code == 64
     assert "no run here" in ended.err
     assert list(laptop.output.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(laptop: Laptop) -> None:
+    small_run(laptop)
+    (laptop.output / "report.html" / "in the way").mkdir(parents=True)
+
+    ended = laptop.run()
+
+    assert ended.code == 0, ended.said
+    assert laptop.rephrase("verify", "output").code == 0
+    (entry,) = laptop.log("driver*", "report not written")
+    assert "report.html" in entry["exception"]

@@ -20,7 +20,7 @@ UNIT_DOCUMENTS = 40
 CLOCKS = {"heartbeat_seconds": 2, "lease_seconds": 60, "checkpoint_seconds": 600}
 FOR_TROUBLE = ("checkpoints", "deaths", "windows")
 """Kinds of objects that a unit without trouble does not need."""
-FEW_LISTINGS = 12
+FEW_LISTINGS = 15
 """At the start of a run and at its end, however large it is."""
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "any",
@@ -96,7 +96,8 @@ async def test_a_unit_without_trouble_costs_three_puts_and_beats_and_no_listing(
         assert bill.of("LIST") - bill.of("LIST", "workers") <= FEW_LISTINGS, bill
         assert bill.of("HEAD", "claims") == 0, bill
         assert bill.of("GET", "commits") <= 2 * bill.units, "read when seen, and when published"
-        assert bill.of("GET", "parts") == bill.units, bill
+        # once to publish it; the report has a look at three
+        assert bill.of("GET", "parts") <= bill.units + 3, bill
         assert bill.of("DELETE") <= 1, "the probe"
     assert once_a_run(few) == once_a_run(many) == once_a_run(large)
 

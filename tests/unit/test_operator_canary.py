@@ -448,3 +448,17 @@ def test_the_canary_is_done_where_it_can_be_first() -> None:
     )
 
     assert [(start.pool, start.units) for start in starts(look)] == [(short.pool, 3)]
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.76, True), (0.5, False)])
+def test_rewrites_that_begin_alike_are_told_before_anybody_approves(
+    share: float, *, warned: bool
+) -> None:
+    canary = told(alike={"faq": share})
+
+    status = written(looked(a_canary_run(**MANUAL), with_canary(canary)))
+
+    assert status.canary is not None
+    assert [(one.name, one.alike) for one in status.canary.prompts] == [("faq", share)]
+    begin = "rewrites that begin alike: faq 76%"
+    assert (begin in message(status, "CanaryPassed")) is warned

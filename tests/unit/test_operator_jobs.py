@@ -138,6 +138,35 @@ def test_a_worker_reads_from_its_environment_what_the_operator_meant() -> None:
     assert launch.source_credentials == launch.output_credentials == ""
 
 
+@pytest.mark.parametrize(
+    ("engine", "arguments"),
+    [
+        (
+            {},
+            (
+                '--speculative-config={"method":"ngram","num_speculative_tokens":8}',
+                "--enforce-eager",
+            ),
+        ),
+        ({"args": ["--speculative-config=own"]}, ("--speculative-config=own", "--enforce-eager")),
+        ({"type": "Echo"}, ("--enforce-eager",)),
+    ],
+    ids=["as vLLM is told", "an argument goes before it", "another engine knows none"],
+)
+def test_speculation_is_an_argument_of_vllm(
+    engine: dict[str, Any], arguments: tuple[str, ...]
+) -> None:
+    speculation = {"method": "NGram", "tokens": 8}
+    run = a_run(
+        model={"engine": {"speculation": speculation, **engine}},
+        **two_pools({"engine": {"args": ["--enforce-eager"]}}, {}),
+    )
+
+    launch = WorkerLaunch.from_environment(environment_of(a_worker(run, pool="spot")))
+
+    assert launch.engine_args == arguments
+
+
 @pytest.mark.parametrize("role", ["worker", "driver"])
 def test_a_pod_knows_itself_its_run_and_its_port(role: str) -> None:
     run = a_run(observability={"metricsPort": 9000})

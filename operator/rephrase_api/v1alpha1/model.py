@@ -60,6 +60,23 @@ class OpenAI(Model):
     environment."""
 
 
+class SpeculationMethod(StrEnum):
+    """Where guessed tokens come from, without a second model."""
+
+    NGRAM = "NGram"
+    SUFFIX = "Suffix"
+
+
+class Speculation(Model):
+    """Guess some tokens and let the model check them in one step."""
+
+    method: SpeculationMethod
+    """NGram guesses from the prompt, Suffix from earlier answers too (vLLM needs the package
+    arctic-inference for it)."""
+    tokens: Annotated[int, Field(ge=1, le=64)] = 6
+    """Tokens guessed at once, at most. Default: 6."""
+
+
 class Engine(Model):
     """What runs the model, and its settings for speed."""
 
@@ -70,6 +87,11 @@ class Engine(Model):
     """Settings for speed, one `--flag=value` each, as in `--max-num-seqs=256`; may change while the
     run goes on. What the spec says elsewhere (model, context, seed ...) is refused here. Default:
     none."""
+    speculation: Speculation | None = None
+    """Speculative decoding, for VLLM: a setting for speed that helps some models and slows others
+    down, so measure it (`rephrase tune`). Left aside, with a warning in the log, where the worker's
+    vLLM lacks the method or a prompt has `minP`. `--speculative-config` in `args` goes before it.
+    Absent: none."""
     open_ai: OpenAI | None = None
     """The endpoint. Set if and only if `type` is OpenAI."""
 

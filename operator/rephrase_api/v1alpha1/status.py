@@ -227,6 +227,9 @@ class CanaryPrompt(Model):
     """Name of the prompt."""
     mean_completion_tokens: Rate
     """Mean length of an answer, in tokens."""
+    alike: Rate | None = None
+    """Share of its rewrites that begin with the most frequent first ten characters; above 0.5 the model may
+    have collapsed to a template. Absent: not known."""
 
 
 class CanaryStatus(Model):

@@ -30,6 +30,7 @@ class EngineSettings:
         gpu_count: GPUs of this worker, 0 for none.
         args: settings for speed, one ``--flag=value`` or ``--flag`` each.
         uses_seeds: whether requests will have seeds.
+        uses_min_p: whether requests will have min_p.
         statistics: whether the engine keeps metrics of its own.
         base_url: of the endpoint, for OpenAI.
         api_key_file: with the endpoint's key; empty = the environment.
@@ -46,6 +47,7 @@ class EngineSettings:
     gpu_count: int = 0
     args: tuple[str, ...] = ()
     uses_seeds: bool = False
+    uses_min_p: bool = False
     statistics: bool = False
     base_url: str = ""
     api_key_file: str = ""

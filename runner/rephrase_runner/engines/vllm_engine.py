@@ -8,7 +8,7 @@ import argparse
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from rephrase_api.errors import EngineFailed, InvalidSpec
@@ -26,6 +26,8 @@ from rephrase_runner.engines.fan_out import fan_out
 from rephrase_runner.engines.hf_tokenizer import HFTokenizer
 from rephrase_runner.engines.model_errors import check_folder, model_error
 from rephrase_runner.engines.process_tree import ProcessTree, oom_kills
+
+logger = logging.getLogger(__name__)
 
 _ARGS = "spec.model.engine.args"
 _LEASH = f"{vllm_leash.__name__}.{vllm_leash.Leash.__name__}"
@@ -58,6 +60,9 @@ def build(settings: EngineSettings) -> "VLLMEngine":
     from vllm.v1.engine.async_llm import AsyncLLM
 
     check_folder(settings.model)
+    if reason := _cannot_speculate(arguments.speculative_config, uses_min_p=settings.uses_min_p):
+        logger.warning("going on without speculation", extra={"reason": reason})
+        arguments.speculative_config = None
     # Of the contexts vLLM knows this one has batches for offline use (on an H100 16384 tokens and 1024
     # sequences); the default one stops at 2048 and 128.
     context = UsageContext.LLM_CLASS
@@ -184,6 +189,22 @@ def _suit_cpu(values: argparse.Namespace, *, uses_seeds: bool) -> None:
                 "--long-prefill-token-threshold.",
             )
         values.enable_chunked_prefill = False
+
+
+def _cannot_speculate(config: Mapping[str, Any] | None, *, uses_min_p: bool) -> str:
+    """Why this vLLM cannot do what is asked; empty if it can, or nothing is asked.
+
+    A setting for speed must not end a run, and with min_p vLLM would refuse every request.
+    """
+    from vllm.utils.import_utils import has_arctic_inference
+
+    if config is None:
+        return ""
+    if uses_min_p:
+        return "vLLM does not speculate with min_p"
+    if config.get("method") == "suffix" and not has_arctic_inference():
+        return "the package arctic-inference is not installed"
+    return ""
 
 
 class VLLMEngine:

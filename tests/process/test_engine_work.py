@@ -1,0 +1,123 @@
+"""What a worker asks of its engine and tokenizer: as much as the documents need, however they are cut."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rephrase_api.launch import DriverLaunch, WorkerLaunch
+from rephrase_runner import engines
+from rephrase_runner.engines import EngineSettings
+from rephrase_runner.engines.base import (
+    Completion,
+    Deliver,
+    Engine,
+    Request,
+    RequestFailed,
+    Tokenizer,
+)
+from rephrase_runner.processes import run_driver, run_worker
+from support.corpora import rows, write_parquet
+from support.manifests import BUILT_IN, a_manifest
+from support.waiting import eventually
+
+DOCUMENTS = 60
+CONCURRENCY = 16
+
+
+class CountingTokenizer:
+    """Counts what is asked of another."""
+
+    def __init__(self, tokenizer: Tokenizer, counts: Counter[str]) -> None:
+        self._tokenizer, self._counts = tokenizer, counts
+
+    def encode(self, text: str) -> list[int]:
+        self._counts["encode"] += 1
+        return self._tokenizer.encode(text)
+
+    def encode_template(self, text: str) -> list[int]:
+        self._counts["encode_template"] += 1
+        return self._tokenizer.encode_template(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        self._counts["decode"] += 1
+        return self._tokenizer.decode(token_ids)
+
+    def chat(self, system: str | None, user: str) -> str:
+        self._counts["chat"] += 1
+        return self._tokenizer.chat(system, user)
+
+
+class CountingEngine:
+    """Counts what is asked of another engine, and how many requests it has at most."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.counts: Counter[str] = Counter()
+        self.tokenizer: Tokenizer = CountingTokenizer(engine.tokenizer, self.counts)
+        self.context_tokens = engine.context_tokens
+        self.max_in_flight = engine.max_in_flight
+        self.most_running = 0
+        self._running = 0
+        self._engine = engine
+
+    @property
+    def steps(self) -> int:
+        return self._engine.steps
+
+    async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
+        self.counts["generate"] += 1
+        self.counts["requests"] += len(requests)
+        self._running += len(requests)
+        self.most_running = max(self.most_running, self._running)
+
+        def delivered(index: int, outcome: Completion | RequestFailed) -> None:
+            self._running -= 1
+            deliver(index, outcome)
+
+        await self._engine.generate(requests, delivered)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("unit", [5, DOCUMENTS], ids=["twelve units", "one unit"])
+async def test_a_document_is_tokenized_once_and_asked_for_once_with_all_its_prompts(
+    tmp_path: Path, unit: int
+) -> None:
+    write_parquet(tmp_path / "source" / "part-0.parquet", rows(DOCUMENTS))
+    args = ("--output-tokens=16", f"--concurrency={CONCURRENCY}", "--latency-seconds=0.05")
+    manifest = a_manifest(
+        source={"uri": str(tmp_path / "source"), "unit": {"targetDocuments": unit}},
+        prompts=BUILT_IN,
+        promptLayout="DocumentFirst",
+        model={"engine": {"args": list(args)}},
+        output={"uri": str(tmp_path / "output")},
+    )
+    found: list[CountingEngine] = []
+
+    async def load(settings: EngineSettings) -> Engine:
+        found.append(CountingEngine(engines.build(settings)))
+        return found[-1]
+
+    driver = DriverLaunch(run="test", manifest=json.dumps(manifest))
+    worker = WorkerLaunch(run="test", output_uri=str(tmp_path / "output"), engine_args=args)
+    driving = asyncio.ensure_future(run_driver(driver, asyncio.Event()))
+    await eventually(lambda: list(tmp_path.glob("output/_run/*/plan.json")), "the run is planned")
+    await run_worker(worker, asyncio.Event(), load)
+    await driving
+
+    (engine,) = found
+    prompts = len(BUILT_IN)
+    # beside the documents there is the warm-up, one request with each prompt
+    assert engine.counts["generate"] == DOCUMENTS + 1
+    assert engine.counts["requests"] == (DOCUMENTS + 1) * prompts
+    assert engine.counts["encode"] == DOCUMENTS + prompts
+    assert engine.counts["decode"] == 0
+    # and the prompts are compiled for it, and for the documents: head and tail of each
+    assert engine.counts["encode_template"] == 2 * 2 * prompts
+    # it was full once, and never had more than it asked for
+    assert CONCURRENCY - prompts < engine.most_running <= CONCURRENCY
