@@ -267,7 +267,7 @@ def who_writes_and_may_write_is_found_out(cluster: Cluster) -> None:
 
     def wrote() -> list[Container]:
         found = [one for one in containers(cluster.node, cluster.machine) if one.pod == "lax"]
-        return [one for one in found if "/srv/written" in one.written]
+        return [one for one in found if one.pid and "/srv/written" in one.written]
 
     (found,) = wait_until(wrote, "what it wrote is found", within=60)
     excess = " ".join(excess_of(cluster.machine, found, set()))
