@@ -61,7 +61,7 @@ def _panel(
     for share in (0.0, 0.5, 1.0):
         y = top + height * (1 - share)
         yield f'<line x1="{left}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#eee"/>'
-        yield f'<text class="small" x="6" y="{y + 3:.0f}">{highest * share:.4g}</text>'
+        yield f'<text class="small" x="6" y="{y + 3:.0f}">{_number(highest * share)}</text>'
     for share in (0.0, 1.0):
         minute = (times[1] - times[0]) * share / 60
         x = left + (width - 26) * share
@@ -76,6 +76,10 @@ def _panel(
             )
             color = colors[line["labels"]["run"]]
             yield f'<polyline points="{path}" fill="none" stroke="{color}"{dashes}/>'
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _stretches(points: Sequence[Point]) -> Iterator[list[Point]]:

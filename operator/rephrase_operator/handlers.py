@@ -285,6 +285,7 @@ class Handlers:
             budget=(budget.amount, budget.currency) if budget is not None else None,
             deadline=deadline.timestamp() if deadline is not None else None,
             expected_rate=expected_rate(look),
+            fresh=look.progress is not None and look.progress.units.planned > 0,
         )
 
     def prices_of(self, run: RephraseRun) -> PoolPrices:

@@ -197,8 +197,12 @@ class Metrics:
         budget: tuple[str, str] | None,
         deadline: float | None,
         expected_rate: float | None,
+        fresh: bool,
     ) -> None:
         """Set a run's series to its status; those that it has no more are removed.
+
+        Units, samples and tokens are set by the driver's own word only: while it is silent the status has
+        what was written last, which may be older than what was told here, or by an operator before.
 
         Args:
             namespace: of the run.
@@ -207,6 +211,7 @@ class Metrics:
             budget: amount and currency.
             deadline: seconds since 1970.
             expected_rate: completion tokens per second that its workers should make; None = unknown.
+            fresh: whether the driver has told the progress that is in the status.
         """
         values = [
             *self._of_work(status, expected_rate),
@@ -220,6 +225,12 @@ class Metrics:
             values.append((self._deadline, (), deadline))
         key = (namespace, run)
         now = set()
+        totals = (self._units, self._samples, self._tokens)
+        silent = any(one.reason == Reason.DRIVER_UNREACHABLE for one in status.conditions)
+        known = {one for one in self._series.get(key, set()) if self._gauges[one[0]] in totals}
+        if not fresh and (known or silent):
+            values = [one for one in values if one[0] not in totals]
+            now |= known
         for gauge, labels, value in values:
             gauge.labels(namespace, run, *labels).set(value)
             now.add((self._gauges.index(gauge), labels))

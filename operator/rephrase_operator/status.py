@@ -50,7 +50,7 @@ def status_of(look: Look) -> api.RephraseRunStatus:
         inherited_gpu_seconds=look.settlement.inherited,
         disruptions=sum(pool.disruptions for pool in pools),
         worker_failures=sum(pool.failures for pool in pools),
-        cost=_cost(look, seconds, progress),
+        cost=_cost(look, seconds, progress, complete=holds(conditions, ConditionType.COMPLETE)),
         canary=look.canary.facts,
         estimate=estimate(look),
         eta=_eta(look, over=over),
@@ -155,7 +155,9 @@ def _pool(look: Look, name: str) -> api.PoolStatus:
     )
 
 
-def _cost(look: Look, seconds: Mapping[str, float], progress: Progress | None) -> api.Cost | None:
+def _cost(
+    look: Look, seconds: Mapping[str, float], progress: Progress | None, *, complete: bool
+) -> api.Cost | None:
     """Money where all prices are known, GPU hours in any case; as before where nothing changed."""
     before = look.before.cost
     if not any(seconds.values()):
@@ -170,8 +172,9 @@ def _cost(look: Look, seconds: Mapping[str, float], progress: Progress | None) -
         observed_time=look.now,
     )
     ratios = {name: getattr(before, name) for name in _RATIOS} if before is not None else {}
-    if total is not None and progress is not None and progress.units.planned:
-        ratios = _ratios(total, progress)
+    if total is not None:
+        tokens = _tokens(progress) or look.before.tokens
+        ratios |= _ratios(total, tokens) | _projected(total, progress, complete=complete)
     found = found.model_copy(update=ratios)
     if before is not None and found.model_copy(update={"observed_time": None}) == (
         before.model_copy(update={"observed_time": None})
@@ -183,18 +186,31 @@ def _cost(look: Look, seconds: Mapping[str, float], progress: Progress | None) -
 _RATIOS = ("discarded", "projected", "per_million_tokens")
 
 
-def _ratios(total: Decimal, progress: Progress) -> dict[str, str | None]:
-    """What the tokens and samples so far make of the money."""
-    tokens, samples = progress.tokens, progress.samples
-    generated = tokens.completion + tokens.discarded
-    values = {
-        "discarded": total * tokens.discarded / generated if generated else None,
-        "projected": total * samples.expected / samples.finished if samples.finished else None,
-        "per_million_tokens": cost.per_million(total, tokens.completion),
-    }
+def _ratios(total: Decimal, tokens: api.TokenCounts | None) -> dict[str, str | None]:
+    """What the tokens so far make of the money, by the last word on them: pods are paid after it, too."""
+    if tokens is None:
+        return {}
+    completion, discarded = tokens.completion or 0, tokens.discarded or 0
+    generated = completion + discarded
+    lost = total * discarded / generated if generated else None
+    per_million = cost.per_million(total, completion)
     return {
-        name: cost.shown(value) if value is not None else None for name, value in values.items()
+        "discarded": cost.shown(lost) if lost is not None else None,
+        "per_million_tokens": cost.shown(per_million) if per_million is not None else None,
     }
+
+
+def _projected(
+    total: Decimal, progress: Progress | None, *, complete: bool
+) -> dict[str, str | None]:
+    """What the whole run will have cost; nothing new while the driver is silent."""
+    if complete:
+        return {"projected": cost.shown(total)}
+    if progress is None or not progress.units.planned:
+        return {}
+    samples = progress.samples
+    whole = total * samples.expected / samples.finished if samples.finished else None
+    return {"projected": cost.shown(whole) if whole is not None else None}
 
 
 def _pool_cost(name: str, seconds: float, prices: Mapping[str, Decimal]) -> api.PoolCost:

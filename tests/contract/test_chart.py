@@ -694,7 +694,7 @@ def metric_of(run: tuple[str, str], condition: str) -> str:
         last_transition_time=NOW,
     )
     status = RephraseRunStatus(conditions=(said,))
-    metrics.record(*run, status, budget=None, deadline=None, expected_rate=None)
+    metrics.record(*run, status, budget=None, deadline=None, expected_rate=None, fresh=True)
     lines = generate_latest(metrics.registry).decode().splitlines()
     (line,) = (one for one in lines if 'status="True"' in one)
     return line

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.core import Metric
@@ -76,10 +77,45 @@ def money(metrics: Metrics) -> dict[tuple[str, str], float]:
     }
 
 
-def record(metrics: Metrics, **more: object) -> None:
+def record(metrics: Metrics, *, fresh: bool = True, **more: object) -> None:
     metrics.record(
-        *("team", "run"), a_status(2, **more), budget=None, deadline=None, expected_rate=None
+        *("team", "run"),
+        a_status(2, **more),
+        budget=None,
+        deadline=None,
+        expected_rate=None,
+        fresh=fresh,
     )
+
+
+def committed(metrics: Metrics) -> float | None:
+    labels = {"namespace": "team", "run": "run", "state": "committed"}
+    return metrics.registry.get_sample_value("rephrase_run_units", labels)
+
+
+def progress(units: int) -> dict[str, object]:
+    return {"units": {"planned": 100, "committed": units}}
+
+
+def test_totals_do_not_fall_back_to_what_was_written_while_the_driver_is_silent() -> None:
+    time = "2026-11-23T12:00:00Z"
+    one = {"type": "Progressing", "status": "Unknown", "reason": "DriverUnreachable"}
+    silent: dict[str, Any] = {"fresh": False, "conditions": [{**one, "lastTransitionTime": time}]}
+    metrics, successor = Metrics(), Metrics()
+    record(metrics, progress=progress(8))
+    record(metrics, progress=progress(6), **silent)
+    record(successor, progress=progress(6), **silent)
+
+    assert (committed(metrics), committed(successor)) == (8, None)
+    record(successor, progress=progress(9))
+    assert committed(successor) == 9
+
+
+def test_of_a_run_that_is_stopped_a_new_operator_tells_what_was_written() -> None:
+    metrics = Metrics()
+    record(metrics, progress=progress(6), fresh=False)
+
+    assert committed(metrics) == 6
 
 
 def test_cost_is_split_by_what_the_discarded_tokens_were_and_adds_up_to_the_status() -> None:

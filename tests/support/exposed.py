@@ -107,6 +107,7 @@ def an_operator(runs: int = 1, *, pools: int = MOST_POOLS) -> Metrics:
             budget=("100", "USD"),
             deadline=NOW.timestamp(),
             expected_rate=10_000.0,
+            fresh=True,
         )
     for verb in ("GET", "POST", "PATCH", "DELETE"):
         for code in (0, 200, 201, 400, 403, 404, 409, 422, 429, 500, 503):

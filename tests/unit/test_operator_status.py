@@ -428,6 +428,26 @@ def test_what_was_known_stays_while_the_driver_is_silent_or_starts(
     assert (after.throughput, after.eta) == (None, None)
 
 
+def test_what_pods_cost_after_the_last_word_of_the_driver_is_in_the_ratios_too() -> None:
+    there = with_driver([JOB], [a_pod(JOB)], a_progress(100, 25))
+    before = back(status_of(a_look(observed=there, prices=prices(default="2"))))
+    later = NOW + timedelta(seconds=1800)
+    look = a_look(before=before, observed=replace(there, progress=None), now=later)
+
+    cost = status_of(replace(look, prices=prices(default="2"))).cost
+
+    assert before.cost is not None
+    assert before.tokens is not None
+    assert cost is not None
+    assert cost.total is not None
+    assert cost.discarded is not None
+    tokens = (before.tokens.completion or 0) + (before.tokens.discarded or 0)
+    assert float(cost.total) > float(before.cost.total or 0)
+    lost = float(cost.total) * (before.tokens.discarded or 0) / tokens
+    assert float(cost.discarded) == pytest.approx(lost, abs=0.01)
+    assert cost.projected == before.cost.projected
+
+
 def test_numbers_at_the_end_of_what_is_believed_can_be_written() -> None:
     most = (1 << 53) - 1
     samples = {"expected": most, "written": most, "skipped": most, "failed": most, "finished": 1}
