@@ -349,21 +349,45 @@ def status(
     endpoint: Endpoint = "",
     region: Region = "",
     allow_http: AllowHTTP = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until the run is complete.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between two looks of --watch.")
+    ] = 5,
     as_json: JSON = False,
 ) -> int:
     """Show a run from its objects alone: progress, workers, leases, rates, discarded tokens.
 
-    Example: rephrase status demo/output
+    Example: rephrase status demo/output --watch
     """
+    from rich.live import Live
+
+    from rephrase_api.progress import Progress
     from rephrase_runner import status as look
     from rephrase_runner.store import StorageOptions, Store
 
     store = Store(uri, StorageOptions(endpoint, region, allow_http))
-    progress = asyncio.run(look.status(store))
-    if as_json:
-        say(progress.model_dump_json(by_alias=True))
+
+    def tell(progress: Progress) -> None:
+        if as_json:
+            say(progress.model_dump_json(by_alias=True))
+        else:
+            out.print(look.table(progress))
+
+    if not watch:
+        tell(asyncio.run(look.status(store)))
+    elif as_json or not out.is_terminal:
+        asyncio.run(look.follow(store, tell, seconds=every))
     else:
-        out.print(look.table(progress))
+        with Live(console=out, auto_refresh=False) as live:
+            asyncio.run(
+                look.follow(
+                    store,
+                    lambda progress: live.update(look.table(progress), refresh=True),
+                    seconds=every,
+                )
+            )
     return int(ExitCode.OK)
 
 

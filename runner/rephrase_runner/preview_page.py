@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from rephrase_runner.markup import Markup, joined, tag
+from rephrase_runner.markup import Markup, tag
 from rephrase_runner.openings import WARN_AT, beginning, collapse
 from rephrase_runner.rows import Document, Sample, Status
 
@@ -107,7 +107,8 @@ def said(sample: Sample) -> str:
     """A sample in a line."""
     if sample.status is not Status.WRITTEN:
         return f"{sample.status}: {sample.reason} ({sample.message})"
-    words = [f"{sample.completion_tokens:,} tokens", sample.finish_reason, *sample.flags]
+    flags = [flag for flag in sample.flags if flag != sample.finish_reason]
+    words = [f"{sample.completion_tokens:,} tokens", sample.finish_reason, *flags]
     return ", ".join([*words, *(["document cut"] if sample.truncated else [])])
 
 
@@ -185,19 +186,18 @@ def _documents(preview: Preview) -> Iterator[Markup]:
                 "details", tag("summary", "The document"), _text("the document", document.text, "")
             ),
             *(
-                joined(
-                    [
-                        tag("h3", prompt),
-                        tag(
-                            "div",
-                            *(
-                                _text(model.name, found.text, said(found))
-                                for model in preview.models
-                                for found in [model.samples[index, prompt]]
-                            ),
-                            class_="texts",
+                tag(
+                    "article",
+                    tag("h3", prompt),
+                    tag(
+                        "div",
+                        *(
+                            _text(model.name, found.text, said(found))
+                            for model in preview.models
+                            for found in [model.samples[index, prompt]]
                         ),
-                    ]
+                        class_="texts",
+                    ),
                 )
                 for prompt in preview.prompts
             ),

@@ -225,8 +225,7 @@ async def _run_worker(launch: WorkerLaunch, drain: asyncio.Event, load: Load) ->
         launch.output_uri, StorageOptions.of(launch.output_storage, launch.output_credentials)
     )
     # a store that is away for a while must not keep a drained worker either
-    made = _make_worker(launch, store, identity, vitals, drain, load)
-    worker = await until_drained(made, drain)
+    worker = await until_drained(_make_worker(launch, store, identity, vitals, drain, load), drain)
     if worker is None:
         logger.info("nothing to do: the run is complete")
         return

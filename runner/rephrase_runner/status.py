@@ -1,6 +1,7 @@
 """`rephrase status`: what a run's objects say, without its driver."""
 
 import asyncio
+from collections.abc import Callable
 
 from rich.table import Table
 
@@ -56,6 +57,27 @@ async def status(store: Store, *, canary_documents: int = 0) -> api.Progress:
     if cache is not None:  # the youngest object there is: what heartbeats are compared with
         watch.fold.store_time = max(filter(None, (watch.fold.store_time, cache[1].modified)))
     return watch.progress(api.Progress(spec_hash=spec.hash, phase="Running"))
+
+
+async def follow(
+    store: Store, show: Callable[[api.Progress], None], *, seconds: float
+) -> api.Progress:
+    """Look again and again until the run is complete; returns the last look.
+
+    Args:
+        store: its output.
+        show: told each look.
+        seconds: between two looks.
+
+    Raises:
+        InvalidSpec, AccessRefused: as `status`.
+    """
+    while True:
+        progress = await status(store)
+        show(progress)
+        if progress.finished:
+            return progress
+        await asyncio.sleep(seconds)
 
 
 def table(progress: api.Progress) -> Table:

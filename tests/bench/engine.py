@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -557,10 +558,14 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="larger, with more pairs")
     parser.add_argument("--only", action="append", help="a measurement; may be repeated")
     parser.add_argument("--pairs", type=int, help="of each comparison")
-    parser.add_argument("--documents", type=int)
-    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--documents", type=int, help="where one prompt is compared")
+    parser.add_argument("--per-length", type=int, help="documents of each length")
+    parser.add_argument("--tokens", type=int, help="of an answer, at most")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
+    if find_spec("vllm") is None:
+        print("no vLLM on this machine: nothing is compared with it")
+        return
     sizes = FULL if options.full else Sizes()
     if options.pairs:
         count = options.pairs
@@ -568,6 +573,7 @@ def main() -> None:
     sizes = replace(
         sizes,
         documents=options.documents or sizes.documents,
+        per_length=options.per_length or sizes.per_length,
         tokens=options.tokens or sizes.tokens,
     )
     began = time.monotonic()

@@ -143,7 +143,7 @@ def account(output: Path, started: float) -> JSON:
     found = json.loads(manifest.read_bytes())
     return {
         "seconds": manifest.stat().st_mtime - started,
-        "samples": sum(sum(counts.values()) for counts in found["counts"].values()),
+        "samples": sum(counts["in"] for counts in found["counts"].values()),
         "prompt_tokens": found["tokens"]["prompt"],
         "tokens": found["tokens"]["completion"],
     }

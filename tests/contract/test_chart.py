@@ -93,7 +93,7 @@ INSTALLED["everything"] = [
     f"PodMonitor {SYSTEM}-runs",
     "PriorityClass batch-low",
     "PriorityClass rephrase-driver",
-    *([f"PrometheusRule {SYSTEM}"] if RULES.exists() else []),
+    f"PrometheusRule {SYSTEM}",
     "ServiceAccount team-a/rephrase-runner",
     "ServiceAccount team-b/rephrase-runner",
     f"ServiceMonitor {SYSTEM}",
@@ -544,6 +544,18 @@ def test_alerts_and_dashboards_are_as_they_stand_in_their_files(tmp_path: Path) 
     assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert shown["metadata"]["annotations"] == {"grafana_folder": "Rephrase"}
     assert json.loads(shown["data"]["One_run.json"]) == board
+
+
+def test_the_chart_s_own_alerts_and_dashboards_are_installed_unchanged() -> None:
+    (rule,) = kind("PrometheusRule", "everything")
+    boards = {
+        name: json.loads(text)
+        for one in kind("ConfigMap", "everything")
+        for name, text in one["data"].items()
+    }
+
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+    assert boards == {path.name: json.loads(path.read_text()) for path in DASHBOARDS}
 
 
 def test_without_files_there_are_no_alerts_and_no_dashboards(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The process tier: `rephrase` as real processes on the engine Echo, against a folder or an S3 server."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,17 @@ def laptop(tmp_path: Path) -> Iterator[Laptop]:
     machine = Laptop(tmp_path)
     yield machine
     machine.lose_power()
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """For a worker or driver that runs in the test's own process: it sends all logging to its own output."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from rephrase_api.launch import DriverLaunch, WorkerLaunch
 from rephrase_api.v1alpha1 import RephraseRun
 from rephrase_runner.driver import Driver, Pace
@@ -16,6 +18,7 @@ from support.waiting import eventually
 A_TICK_TOO_LONG = Pace(tick=3600)
 
 
+@pytest.mark.usefixtures("own_logging")
 async def test_a_driver_that_sees_the_last_commit_publishes_and_ends_at_once(
     tmp_path: Path,
 ) -> None:

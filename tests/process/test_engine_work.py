@@ -83,6 +83,7 @@ class CountingEngine:
         self._engine.close()
 
 
+@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize("unit", [5, DOCUMENTS], ids=["twelve units", "one unit"])
 async def test_a_document_is_tokenized_once_and_asked_for_once_with_all_its_prompts(
     tmp_path: Path, unit: int

@@ -7,6 +7,7 @@ import yaml
 
 from support.corpora import write_corpus
 from support.laptop import Laptop
+from support.manifests import a_manifest
 from support.tiers import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,3 +33,24 @@ def test_the_readmes_manifest_makes_the_files_that_the_readme_lists(laptop: Lapt
     missing = [name for name in listed if not (laptop.folder / name).exists()]
     assert (ended.code, verified.code) == (0, 0), ended.said + verified.said
     assert missing == []
+
+
+def test_every_command_of_the_readme_runs_in_its_order_as_printed(laptop: Laptop) -> None:
+    commands = [
+        line.partition("#")[0].split()[1:]
+        for line in block("shell", holding="rephrase init").splitlines()
+    ]
+    write_corpus(laptop.source, files=1, rows_per_file=60, row_group_rows=20)
+
+    ended = {}
+    for command in commands:
+        quick = ["--minutes=0.2", "--window=1"] if command[0] == "tune" else []
+        ended[command[0]] = laptop.rephrase(*command, *quick)
+        if command[0] == "init":  # a reader edits it: here to documents and a model that are there
+            laptop.write(a_manifest())
+
+    assert {name: one.code for name, one in ended.items()} == dict.fromkeys(ended, 0)
+    assert list(ended) == [
+        *("init", "validate", "plan", "preview", "tune", "run", "status", "report", "verify")
+    ]
+    assert "output: sound" in ended["verify"].out

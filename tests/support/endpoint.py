@@ -81,7 +81,7 @@ class Endpoint:
         tells_usage: whether it counts tokens.
     """
 
-    def __init__(self, tokenizer: MessageTokenizer, context_tokens: int) -> None:
+    def __init__(self, tokenizer: MessageTokenizer, context_tokens: int, model: str) -> None:
         self.url = ""
         self.faults: list[Fault] = []
         self.always: tuple[str, Fault] | None = None
@@ -93,6 +93,7 @@ class Endpoint:
         self.open.set()
         self.key = ""
         self._now = 0
+        self._model = model
         self._tokenizer = tokenizer
         self._engine = build(EngineSettings("Echo", max_model_length=context_tokens))
 
@@ -117,7 +118,7 @@ class Endpoint:
             fault = self.always[1]
         elif self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             fault = says(401, f"Incorrect API key: {request.headers.get('Authorization')}")
-        elif body["model"] != MODEL:
+        elif body["model"] != self._model:
             fault = says(404, f"The model `{body['model']}` does not exist.")
         if fault is not None:
             found = fault(request)
@@ -163,10 +164,12 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def endpoint(tokenizer: Path, *, context_tokens: int = 1 << 20) -> AsyncIterator[Endpoint]:
+async def endpoint(
+    tokenizer: Path, *, context_tokens: int = 1 << 20, model: str = MODEL
+) -> AsyncIterator[Endpoint]:
     """Serve an endpoint on a free port of this machine."""
     loaded = MessageTokenizer(Tokenizer.from_file(str(tokenizer / "tokenizer.json")))
-    found = Endpoint(loaded, context_tokens)
+    found = Endpoint(loaded, context_tokens, model)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/v1/chat/completions", found.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -142,7 +142,7 @@ async def scripted_s3() -> AsyncIterator[ScriptedS3]:
     """Serve on a free port of the loopback interface."""
     server = ScriptedS3()
     app = web.Application(client_max_size=2**30)
-    app.router.add_route("*", "/bucket{key:.*}", server.handle)
+    app.router.add_route("*", "/{bucket}{key:(/.*)?}", server.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -264,6 +264,23 @@ def test_every_command_that_a_page_shows_is_one_of_ours(path: Path) -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets()
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_option_of_a_command_that_a_page_shows_is_one_of_it(path: Path) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    lines = re.findall(
+        r"(?:^|`)rephrase ([a-z]+)([^`\n#]*)", path.read_text(encoding="utf-8"), re.M
+    )
+    shown = {(name, option) for name, rest in lines for option in re.findall(r" (--[a-z-]+)", rest)}
+    known = {
+        (name, option)
+        for name, command in commands.items()
+        for parameter in command.params
+        for option in [*parameter.opts, *parameter.secondary_opts, "--help"]
+    }
+
+    assert shown <= known
+
+
 def targets() -> set[str]:
     """Targets of the Makefile that `make help` tells of."""
     return set(re.findall(r"^([a-z-]+):.* ## ", page("Makefile"), re.MULTILINE))
