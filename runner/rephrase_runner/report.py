@@ -150,6 +150,7 @@ class _Collector:
             speed_seconds=self._speed.seconds,
             money=made.money(
                 fold.pool_seconds,
+                fold.pool_gpus,
                 cache[0].paying if cache is not None else None,
                 self._asked.prices,
                 committed=committed,
