@@ -333,14 +333,8 @@ class Ledger:
         except Unclear as error:
             logger.warning("snapshot of commits not written", extra={"reason": str(error)})
 
-    async def read_folds(self) -> list[Commit]:
-        """The commits of all snapshots; a damaged one is left out, since the commits are still there."""
-        commits: dict[int, Commit] = {}
-        async for found in self._folds():
-            commits |= {commit.unit: commit for commit in found}
-        return list(commits.values())
-
-    async def _folds(self) -> AsyncGenerator[list[Commit], None]:
+    async def folds(self) -> AsyncGenerator[list[Commit], None]:
+        """The commits of each snapshot; a damaged one is left out, since the commits are still there."""
         for meta in await self.store.list(self.names.folds):
             got = await self.store.get(meta.name, bulk=True)
             if got is None:
@@ -363,7 +357,7 @@ class Ledger:
     async def all_commits(self, units: Iterable[int]) -> AsyncGenerator[list[Commit], None]:
         """The commits of these units, each once, some thousands at a time: for passes over large runs."""
         left = set(units)
-        async for kept in self._folds():
+        async for kept in self.folds():
             yield [commit for commit in kept if commit.unit in left]
             left -= {commit.unit for commit in kept}
         rest = sorted(left)

@@ -239,6 +239,10 @@ class Commit(Record):
     reused: int = 0
     etag: str = ""
 
+    def bare(self) -> Self:
+        """What parts and publishing need of it; a large run has too many commits to hold the rest."""
+        return self.model_copy(update={"noticed": {}, "openings": {}})
+
 
 class GroupFile(Part):
     """A file of a group before it is written: its name and how many rows it will have."""

@@ -268,3 +268,15 @@ def test_where_there_is_no_run_there_is_no_report(laptop: Laptop) -> None:
     assert ended.code == 64
     assert "no run here" in ended.err
     assert list(laptop.output.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(laptop: Laptop) -> None:
+    small_run(laptop)
+    (laptop.output / "report.html" / "in the way").mkdir(parents=True)
+
+    ended = laptop.run()
+
+    assert ended.code == 0, ended.said
+    assert laptop.rephrase("verify", "output").code == 0
+    (entry,) = laptop.log("driver*", "report not written")
+    assert "report.html" in entry["exception"]

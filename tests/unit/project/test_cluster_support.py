@@ -157,6 +157,7 @@ def test_what_this_kubelet_cannot_do_is_named() -> None:
         ({"kind": "NetworkPolicy"}, "/apis/networking.k8s.io/v1/namespaces/tests/networkpolicies"),
         ({"kind": "PriorityClass"}, "/apis/scheduling.k8s.io/v1/priorityclasses"),
         ({"kind": "RephraseRun"}, "/apis/rephrase.io/v1alpha1/namespaces/tests/rephraseruns"),
+        ({"kind": "EndpointSlice"}, "/apis/discovery.k8s.io/v1/namespaces/tests/endpointslices"),
     ],
 )
 def test_paths_are_those_of_the_api_server(manifest: dict[str, Any], path: str) -> None:
