@@ -90,7 +90,7 @@ deps: ## Install Debian packages that make test needs: prometheus (as root)
 deps-containers: ## Install the Debian packages that test-containers needs
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends buildah containerd \
-	  containernetworking-plugins debootstrap dnsmasq-base iproute2 iptables nftables procps runc util-linux
+	  containernetworking-plugins debootstrap iproute2 iptables nftables procps runc util-linux
 
 crds: $(SYNCED) ## Write crds/ and docs/api.md anew from the API models
 	$(RUN) rephrase-crds --write

@@ -39,6 +39,7 @@ class _Notes:
         self.notes: Counter[str] = Counter()
         self.lengths: Counter[int] = Counter()
         self.inputs: Counter[int] = Counter()
+        self.longest = self.longest_input = 0
         self.openings: list[Opening] = []
 
     def add(self, sample: Sample, *, below: int) -> None:
@@ -50,8 +51,10 @@ class _Notes:
         if sample.finish_reason:
             self.finish[sample.finish_reason] += 1
             self.inputs[step(sample.prompt_tokens)] += 1
+            self.longest_input = max(self.longest_input, sample.prompt_tokens)
         if sample.status is Status.WRITTEN:
             self.lengths[step(sample.completion_tokens)] += 1
+            self.longest = max(self.longest, sample.completion_tokens)
             place = sample_order(sample.source_id, sample.key.prompt, sample.key.rollout)
             if place < below:
                 self.openings.append((place, beginning(sample.text)))
@@ -64,7 +67,9 @@ class _Notes:
             reasons=dict(sorted(self.reasons.items())),
             notes=dict(sorted(self.notes.items())),
             lengths=dict(sorted(self.lengths.items())),
+            longest=self.longest,
             inputs=dict(sorted(self.inputs.items())),
+            longest_input=self.longest_input,
         )
 
 
@@ -134,7 +139,9 @@ def _together(one: Noticed, other: Noticed) -> Noticed:
         reasons=_summed((one.reasons, other.reasons)),
         notes=_summed((one.notes, other.notes)),
         lengths=added(one.lengths, other.lengths),
+        longest=max(one.longest, other.longest),
         inputs=added(one.inputs, other.inputs),
+        longest_input=max(one.longest_input, other.longest_input),
     )
 
 

@@ -14,7 +14,6 @@ from rephrase_api import progress as api
 from rephrase_api.errors import (
     FailureLimit,
     LedgerDamaged,
-    RephraseError,
     SpecMismatch,
     first_cause,
 )
@@ -262,8 +261,8 @@ class Driver:
         await output.put_own("README.md", card.render(manifest).encode())
         try:
             await report.write(output)
-        except RephraseError as error:  # the run is complete all the same
-            logger.warning("report not written", extra={"reason": str(error)})
+        except Exception as error:
+            logger.warning("report not written", exc_info=error)
         self._phase = final_progress(manifest)
 
     async def _wait_for_workers(self, watch: Watch, stop: records.Stop) -> None:

@@ -75,7 +75,10 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class PoolMoney:
-    """What a pool has used. `amount`: None where nobody knows its price; `basis`: whence, or why not."""
+    """What a pool has used; `gpus` of a worker, as its workers told.
+
+    `amount` is None where nobody knows its price; `basis` says whence the price is, or why there is none.
+    """
 
     name: str
     gpus: int
@@ -102,6 +105,7 @@ class Money:
 
 def money(
     seconds: Mapping[str, float],
+    gpus: Mapping[str, int],
     paying: Paying | None,
     prices: PriceList | None,
     *,
@@ -112,12 +116,12 @@ def money(
 
     Args:
         seconds: by pool, GPU seconds (worker seconds in a pool without GPUs).
+        gpus: of a worker, by pool, as workers told.
         paying: the pools as the driver knew them; None if it was of a version that did not tell.
         prices: a price list, for pools without a price.
         committed: completion tokens of all commits.
         discarded: those that were generated and are in none; None if that is not known yet.
     """
-    gpus = {pool.name: pool.gpus for pool in paying.pools} if paying is not None else {}
     found = (
         prices_of(map(_pool, paying.pools), paying.currency, prices)
         if paying is not None

@@ -140,6 +140,15 @@ class Fold:
         return dict(sorted(total.items()))
 
     @property
+    def pool_gpus(self) -> dict[str, int]:
+        """By pool, GPUs of a worker."""
+        found: dict[str, int] = {}
+        for seen in self._all():
+            beat = seen.heartbeat
+            found[beat.pool] = max(beat.gpus, found.get(beat.pool, 0))
+        return found
+
+    @property
     def tokens_per_second(self) -> float:
         """Completion tokens per second of the workers that are alive."""
         return sum(seen.heartbeat.tokens_per_second for seen in self._all() if self._lives(seen))

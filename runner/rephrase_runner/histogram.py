@@ -24,12 +24,19 @@ def added(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
     return {at: one.get(at, 0) + other.get(at, 0) for at in sorted(one.keys() | other.keys())}
 
 
-def quantile(counts: Mapping[int, int], share: float) -> int:
-    """About the number that this share of all lies below: even spread within a step is assumed."""
+def quantile(counts: Mapping[int, int], share: float, *, largest: int) -> int:
+    """About the number that this share of all lies below: even spread within a step is assumed.
+
+    Args:
+        counts: by step.
+        share: of all.
+        largest: of the numbers, since many may be just that: what ran into a limit.
+    """
     wanted = share * sum(counts.values())
     seen = 0
     for at, count in sorted(counts.items()):
         if count and seen + count >= wanted:
-            return round(at + (following(at) - at) * (wanted - seen) / count)
+            end = max(at, min(following(at), largest))
+            return round(at + (end - at) * (wanted - seen) / count)
         seen += count
     return 0

@@ -11,7 +11,7 @@ from rephrase_api import cost
 from rephrase_api.words import duration
 from rephrase_runner import charts, openings
 from rephrase_runner.figures import Figures, Money, PromptFigures, Rewrite, Shown, warnings
-from rephrase_runner.histogram import following, quantile
+from rephrase_runner.histogram import added, following, quantile
 from rephrase_runner.markup import Markup, joined, tag
 
 UNKNOWN = "unknown"
@@ -313,13 +313,17 @@ def _lengths(figures: Figures) -> str:
     shown = [prompt for prompt in figures.prompts if prompt.noticed and prompt.noticed.lengths]
     if not shown:
         return ""
-    plots = [_histogram(prompt.name, prompt.noticed.lengths) for prompt in shown if prompt.noticed]
+    noticed = [prompt.noticed for prompt in shown if prompt.noticed]
+    plots = [
+        _histogram(prompt.name, one.lengths, one.longest)
+        for prompt, one in zip(shown, noticed, strict=True)
+    ]
     inputs: dict[int, int] = {}
-    for prompt in shown:
-        for at, count in (prompt.noticed.inputs if prompt.noticed else {}).items():
-            inputs[at] = inputs.get(at, 0) + count
+    for one in noticed:
+        inputs = added(inputs, one.inputs)
     if inputs:
-        plots.append(_histogram("all prompts: what was sent", inputs))
+        longest = max(one.longest_input for one in noticed)
+        plots.append(_histogram("all prompts: what was sent", inputs, longest))
     return _section(
         "lengths",
         "Lengths",
@@ -332,9 +336,12 @@ def _lengths(figures: Figures) -> str:
     )
 
 
-def _histogram(name: str, counts: Mapping[int, int]) -> Markup:
-    low, middle, high = (quantile(counts, share) for share in (0.05, 0.5, 0.95))
-    words = f"median {_number(middle)}, nine of ten from {_number(low)} to {_number(high)} tokens"
+def _histogram(name: str, counts: Mapping[int, int], longest: int) -> Markup:
+    low, middle, high = (quantile(counts, share, largest=longest) for share in (0.05, 0.5, 0.95))
+    words = (
+        f"median {_number(middle)}, nine of ten from {_number(low)} to {_number(high)}, "
+        f"at most {_number(longest)} tokens"
+    )
     steps = charts.span(counts)
     last = following(steps[-1]) - 1
     return tag(

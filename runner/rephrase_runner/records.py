@@ -182,7 +182,7 @@ class Noticed(Part):
 
     `lengths` counts written samples by tokens of the answer, `inputs` all that the engine answered by
     tokens of the prompt, both in the steps of `histogram.step`; `finish` by what ended the answer;
-    `notes` are those of the checks (`scrutiny.py`).
+    `notes` are those of the checks (`scrutiny.py`); `longest` answer and `longest_input`, in tokens.
     """
 
     truncated: int = 0
@@ -191,7 +191,9 @@ class Noticed(Part):
     reasons: dict[str, int] = {}
     notes: dict[str, int] = {}
     lengths: dict[int, int] = {}
+    longest: int = 0
     inputs: dict[int, int] = {}
+    longest_input: int = 0
 
 
 Opening = tuple[int, str]
@@ -238,6 +240,10 @@ class Commit(Record):
     seconds: float = 0.0
     reused: int = 0
     etag: str = ""
+
+    def bare(self) -> Self:
+        """What parts and publishing need of it; a large run has too many commits to hold the rest."""
+        return self.model_copy(update={"noticed": {}, "openings": {}})
 
 
 class GroupFile(Part):

@@ -150,6 +150,7 @@ class _Collector:
             speed_seconds=self._speed.seconds,
             money=made.money(
                 fold.pool_seconds,
+                fold.pool_gpus,
                 cache[0].paying if cache is not None else None,
                 self._asked.prices,
                 committed=committed,
@@ -168,7 +169,7 @@ class _Collector:
         self._ended = max(self._ended or time, time)
         if any(counts.written for counts in commit.counts.values()):
             place = document_hash(f"{commit.unit}", 0)
-            heapq.heappush(self._chosen, (-place, commit.unit, _without_openings(commit)))
+            heapq.heappush(self._chosen, (-place, commit.unit, commit.bare()))
             if len(self._chosen) > _DOCUMENTS:
                 heapq.heappop(self._chosen)
 
@@ -267,10 +268,6 @@ class _Collector:
                             found[one] = document.text
                             break
         return found
-
-
-def _without_openings(commit: Commit) -> Commit:
-    return commit.model_copy(update={"openings": {}})
 
 
 def _documents(table: pa.Table | None, count: int) -> list[Shown]:

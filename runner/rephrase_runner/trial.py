@@ -26,8 +26,9 @@ from rephrase_runner.tuning import steady_rate
 
 logger = logging.getLogger(__name__)
 _HANG_SECONDS = 180
-_PATIENCE = 4
-"""An engine too slow to be replaced once in so many windows is measured as it is."""
+_PATIENCE = 15
+"""An engine that has not answered once all that ran first in so many windows is measured as it is: with
+thousands of sequences at once that takes minutes."""
 
 
 class Order(BaseModel):

@@ -120,7 +120,7 @@ class Verification:
                     continue
                 for fault in imbalances(commit, rows=units[unit].rows, rollouts=self._rollouts):
                     self._fault(fault)
-                commits[unit] = commit
+                commits[unit] = commit.bare()
                 self._account.add(commit)
         self.report.units = len(commits)
         self.report.rows = self._account.rows

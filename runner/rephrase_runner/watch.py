@@ -131,8 +131,8 @@ class Watch:
             everything: list all commits, whatever the heartbeats report.
         """
         if self._listed_at is None:  # the first look: most is told by what an earlier driver kept
-            kept = await self.book.read_folds()
-            self._check(one for one in kept if not self.committed.is_committed(one.unit))
+            async for kept in self.book.folds():
+                self._check(one for one in kept if not self.committed.is_committed(one.unit))
         await self.fold.look(now)
         reported = self._unknown(self.fold.reported_commits)
         listing_due = self._listed_at is None or now - self._listed_at > _FULL_LISTING_SECONDS
@@ -186,7 +186,7 @@ class Watch:
                     where=f"{self.book.store.uri}/{self.book.names.commit(commit.unit)}",
                     remedy="The unit's account does not balance; nothing was published from it.",
                 )
-            self.commits[commit.unit] = commit
+            self.commits[commit.unit] = commit.bare()
             self.committed.commit(commit.unit, commit.unit + 1)
             self.account.add(commit)
             if commit.unit < self._canary_units:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -562,6 +563,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="of an answer, at most")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
+    if find_spec("vllm") is None:
+        print("no vLLM on this machine: nothing is compared with it")
+        return
     sizes = FULL if options.full else Sizes()
     if options.pairs:
         count = options.pairs

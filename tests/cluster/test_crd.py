@@ -234,7 +234,7 @@ def test_what_identifies_a_run_cannot_be_added_or_taken_away_either(namespace: C
     assert needed == {
         *("source.uri", "prompts[].name", "prompts[].builtIn", "model.name", "output.uri"),
         *("source.filters[].column", "source.filters[].operator", "source.filters[].values"),
-        "model.engine.type",  # of an engine with an endpoint
+        *("model.engine.type", "model.maxModelLength"),  # of an engine with an endpoint
     }
 
 

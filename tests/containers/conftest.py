@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster.binary import CONTROL_PLANE, NODE, PAUSE, REGISTRY
+from support.cluster.binary import CONTROL_PLANE, DNS, NODE, PAUSE, REGISTRY
 from support.containers.images import Builder
 
 _HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ _ROOT = _HERE.parents[1]
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Build programs before the first test, when no time limit runs yet."""
     if _HERE in item.path.parents and item.get_closest_marker("skip") is None:
-        for program in (CONTROL_PLANE, NODE, PAUSE, REGISTRY):
+        for program in (CONTROL_PLANE, NODE, DNS, PAUSE, REGISTRY):
             program.binary()
     return (yield)
 

@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ import pytest
 from rephrase_api import names
 from rephrase_api.v1alpha1.conditions import ConditionType
 from support import corpora
-from support.cluster.builders import condition
+from support.cluster.builders import a_namespace, condition
 from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
-from support.containers.confinement import containers, excess_of, files_below
+from support.containers.confinement import Container, containers, excess_of, files_below
 from support.containers.images import Builder
 from support.containers.machine import HERE, Machine
-from support.containers.node import DOMAIN, GenuineNode
+from support.containers.node import GenuineNode
 from support.containers.registry import Registry
 from support.helm import helm, kubectl
 from support.s3 import S3, SeaweedFS
@@ -34,7 +35,6 @@ pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[2]
 RUN, NAMESPACE, BUCKET = "quickstart-cluster", "rephrase", "rephrase-quickstart"
-STORE, STORE_ADDRESS = f"s3.storage.svc.{DOMAIN}", "10.0.0.53"
 DOCUMENTS = 3_000
 _SHARED = "/dev/shm"  # noqa: S108 - in a container, where the runtime makes it
 RESTRICTED = """
@@ -58,7 +58,6 @@ class Cluster:
     node: GenuineNode
     store: S3
     environment: dict[str, str]
-    output: dict[str, str] = field(default_factory=dict)
 
     def sh(self, command: str, *, seconds: int = 600) -> str:
         """What a command of the shell says.
@@ -99,7 +98,7 @@ def cluster(tmp_path: Path, builder: Builder) -> Iterator[Cluster]:
         Registry(tmp_path / "registry", HERE) as registry,
         SeaweedFS(tmp_path / "store", HERE) as store,
         ControlPlane(tmp_path / "plane", address=HERE, flags=flags) as plane,
-        GenuineNode(plane, machine, registry.host, {STORE: STORE_ADDRESS}) as node,
+        GenuineNode(plane, machine, registry.host) as node,
     ):
         builder.make_pause(registry.host)
         s3 = S3(store.endpoint, BUCKET, "source")
@@ -131,7 +130,7 @@ def fill(cluster: Cluster, folder: Path) -> None:
     inside = cluster.client.in_namespace("storage")
     inside.create({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "s3"},
-        "spec": {"clusterIP": STORE_ADDRESS, "ports": [{"name": "s3", "port": 8333}]},
+        "spec": {"ports": [{"name": "s3", "port": 8333}]},
     })  # fmt: skip
     inside.create({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -176,7 +175,8 @@ def test_readme_installs_it_and_a_run_completes_though_one_worker_is_oom_killed_
         f".venv/bin/rephrase verify s3://{BUCKET}/output --endpoint {cluster.store.endpoint}"
         " --region us-east-1 --allow-http"
     )
-    assert "complete" in verified
+    assert verified.startswith(f"s3://{BUCKET}/output: sound; ")
+    who_writes_and_may_write_is_found_out(cluster)
 
 
 def run_out_of_memory(cluster: Cluster) -> None:
@@ -241,7 +241,7 @@ def nothing_is_allowed_or_written(cluster: Cluster) -> None:
         if not found.pid:
             continue
         (container,) = spec["containers"]
-        empty = {volume["name"] for volume in spec["volumes"] if "emptyDir" in volume}
+        empty = {volume["name"] for volume in spec.get("volumes", []) if "emptyDir" in volume}
         places = {
             mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in empty
         }
@@ -249,6 +249,30 @@ def nothing_is_allowed_or_written(cluster: Cluster) -> None:
         if _SHARED not in places:
             assert files_below(cluster.machine, found, _SHARED) == []
     assert seen >= {"operator", names.DRIVER, names.WORKER}
+
+
+def who_writes_and_may_write_is_found_out(cluster: Cluster) -> None:
+    """The look at a container has teeth: here is one that is not ours and keeps no rule."""
+    cluster.client.create(a_namespace("lax", security="privileged"))
+    lax = cluster.client.in_namespace("lax")
+    lax.wait_for("serviceaccounts", "default", bool, "it is there")
+    lax.create({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lax"},
+        "spec": {"containers": [{
+            "name": "lax", "image": f"{cluster.environment['REGISTRY']}/driver:{version('rephrase')}",
+            "securityContext": {"runAsUser": 0},
+            "command": ["sh", "-c", "touch /srv/written && exec sleep infinity"],
+        }]},
+    })  # fmt: skip
+
+    def wrote() -> list[Container]:
+        found = [one for one in containers(cluster.node, cluster.machine) if one.pod == "lax"]
+        return [one for one in found if one.pid and "/srv/written" in one.written]
+
+    (found,) = wait_until(wrote, "what it wrote is found", within=60)
+    excess = " ".join(excess_of(cluster.machine, found, set()))
+    for word in ("Uid is 0", "CapEff is", "NoNewPrivs is 0", "Seccomp is 0", "/ may be written"):
+        assert word in excess, excess
 
 
 def the_logs_are_as_told(cluster: Cluster, text: str) -> None:

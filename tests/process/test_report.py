@@ -168,7 +168,9 @@ def test_openings_of_a_small_run_are_those_of_all_its_rows(done: Laptop) -> None
 
 
 def test_money_is_the_seconds_of_the_workers_times_the_price(done: Laptop) -> None:
-    page = page_of(done.output / "report.html")
+    # anew: the driver writes its own while the last workers say goodbye
+    assert done.rephrase("report", "output", "--file", "later.html").code == 0
+    page = page_of(done.folder / "later.html")
     beats = [json.loads(path.read_bytes()) for path in done.ledger("workers")]
     seconds = sum(sum(beat["seconds"].values()) for beat in beats)  # at 1 USD a second
 
@@ -268,3 +270,15 @@ def test_where_there_is_no_run_there_is_no_report(laptop: Laptop) -> None:
     assert ended.code == 64
     assert "no run here" in ended.err
     assert list(laptop.output.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(laptop: Laptop) -> None:
+    small_run(laptop)
+    (laptop.output / "report.html" / "in the way").mkdir(parents=True)
+
+    ended = laptop.run()
+
+    assert ended.code == 0, ended.said
+    assert laptop.rephrase("verify", "output").code == 0
+    (entry,) = laptop.log("driver*", "report not written")
+    assert "report.html" in entry["exception"]

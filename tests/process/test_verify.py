@@ -240,6 +240,8 @@ FORGED = {
     "truncated": 1,
     "files": [],
     "source": [],
+    "noticed": {"brief": {"truncated": 1}},
+    "collapse": {},
     "skipped_files": ["source/part-2.parquet"],
     "declared": {},
     "resolved": {"prompts": []},

@@ -48,7 +48,9 @@ def some_figures(text: str = "words", **fields: Any) -> Figures:  # noqa: ANN401
                 "math_right": 9,
             },
             lengths={64: 50, 96: 40, 256: 7},
+            longest=256,
             inputs={1024: 98},
+            longest_input=1200,
         ),
         collapse([f"{number:02} {text}"[:40] for number in range(97)]),
     )

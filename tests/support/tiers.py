@@ -126,7 +126,7 @@ PEERS: dict[str, Callable[[], str]] = {
 CNI = "/usr/lib/cni"
 """Where Debian has the programs that give pods their network."""
 _CONTAINER_PROGRAMS = (
-    "buildah", "containerd", "ctr", "debootstrap", "dnsmasq", "ip", "nft", "nsenter", "runc", "unshare",
+    "buildah", "containerd", "ctr", "debootstrap", "ip", "nft", "nsenter", "runc", "unshare",
 )  # fmt: skip
 _FIXTURES = {
     "s3": "s3",

@@ -155,6 +155,8 @@ CONTROL_PLANE = GoProgram(
 """etcd, API server, controllers and scheduler in one binary."""
 NODE = GoProgram("node", "the node", 4, "REPHRASE_NODE_PROGRAMS", tells="k8s.io/kubernetes")
 """kubelet and kube-proxy in one binary, apart from the control plane: only the containers' tier needs it."""
+DNS = GoProgram("dns", "the cluster's DNS", 2, "REPHRASE_DNS")
+"""CoreDNS."""
 PAUSE = GoProgram("pause", "the sandbox of pods", 1, "REPHRASE_PAUSE")
 """What holds the namespaces of a pod of the node's, as the one program of an image."""
 REGISTRY = GoProgram(
@@ -220,7 +222,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES, NODE, PAUSE, REGISTRY):
+        for one in (CONTROL_PLANE, AUTOSCALER, FAKE_NODES, NODE, DNS, PAUSE, REGISTRY):
             sys.stdout.write(f"{one.binary()}\n")
     except NotBuilt as reason:
         sys.exit(str(reason))

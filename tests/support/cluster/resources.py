@@ -11,6 +11,7 @@ GROUPS = {
     "authorization.k8s.io": ("v1", "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews"),
     "batch": ("v1", "cronjobs jobs"),
     "coordination.k8s.io": ("v1", "leases"),
+    "discovery.k8s.io": ("v1", "endpointslices"),
     "karpenter.kwok.sh": ("v1alpha1", "kwoknodeclasses"),
     "karpenter.sh": ("v1", "nodeclaims nodepools"),
     "monitoring.coreos.com": ("v1", "podmonitors prometheusrules servicemonitors"),

@@ -1,18 +1,17 @@
-"""A genuine node: kubelet, kube-proxy, containerd and runc, on a machine of namespaces.
+"""A genuine node: kubelet, kube-proxy, CoreDNS, containerd and runc, on a machine of namespaces.
 
 Its pods are containers of images that it pulls from a registry; they reach each other, services, this machine
 and nothing beyond.
 """
 
 import json
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from support.cluster.binary import NODE
+from support.cluster.binary import DNS, NODE
 from support.cluster.builders import holds
 from support.cluster.control_plane import ControlPlane
 from support.containers.machine import ADDRESS, BRIDGE, CGROUP, GATEWAY, PODS, Machine
@@ -30,7 +29,7 @@ class GenuineNode:
         plane: of its cluster.
         machine: that it runs on.
         registry: host and port of a registry that speaks plain HTTP.
-        hosts: names that its pods can resolve, and their addresses.
+        name: of its Node.
     """
 
     def __init__(
@@ -38,21 +37,19 @@ class GenuineNode:
         plane: ControlPlane,
         machine: Machine,
         registry: str,
-        hosts: Mapping[str, str],
         name: str = "machine",
     ) -> None:
         self.name = name
         self._plane = plane
         self._machine = machine
         self._registry = registry
-        self._hosts = hosts
         self._folder = machine.folder / "node"
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._folder.mkdir()
         with ExitStack() as stack:
-            self._start(stack, "dnsmasq", *self._dnsmasq())
+            self._start(stack, "dns", *self._dns())
             containerd = self._start(
                 stack, "containerd", "containerd", f"--config={self._containerd()}"
             )
@@ -90,13 +87,10 @@ class GenuineNode:
         program.start()
         return program
 
-    def _dnsmasq(self) -> list[str]:
-        names = [f"--host-record={name},{address}" for name, address in self._hosts.items()]
-        return [
-            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
-            "--pid-file", f"--listen-address={GATEWAY}", "--bind-interfaces", "--user=root",
-            f"--local=/{DOMAIN}/", *names,
-        ]  # fmt: skip
+    def _dns(self) -> list[str]:
+        zone = f"kubernetes {DOMAIN} {{\n kubeconfig {self._plane.kubeconfig}\n}}"
+        config = f".:53 {{\nbind {GATEWAY}\nerrors\n{zone}\n}}\n"
+        return [str(DNS.binary()), "-conf", str(_write(self._folder / "Corefile", config))]
 
     def _containerd(self) -> Path:
         networks = self._folder / "networks"

@@ -8,14 +8,24 @@ from typing import Any
 import pytest
 
 from support.cluster import binary as binaries
-from support.cluster.binary import AUTOSCALER, CONTROL_PLANE, FAKE_NODES, GoProgram, NotBuilt
+from support.cluster.binary import (
+    AUTOSCALER,
+    CONTROL_PLANE,
+    DNS,
+    FAKE_NODES,
+    NODE,
+    PAUSE,
+    REGISTRY,
+    GoProgram,
+    NotBuilt,
+)  # fmt: skip
 from support.cluster.kubelet.environment import expanded
 from support.cluster.kubelet.fields import BadReference, field, resource_field
 from support.cluster.kubelet.limits import unsupported
 from support.cluster.kubelet.quantities import amount, divided
 from support.cluster.resources import path_of, resource_of
 
-PROGRAMS = (CONTROL_PLANE, AUTOSCALER, FAKE_NODES)
+PROGRAMS = (CONTROL_PLANE, AUTOSCALER, FAKE_NODES, NODE, DNS, PAUSE, REGISTRY)
 POD: dict[str, Any] = {
     "metadata": {
         "name": "a-pod",
@@ -147,6 +157,7 @@ def test_what_this_kubelet_cannot_do_is_named() -> None:
         ({"kind": "NetworkPolicy"}, "/apis/networking.k8s.io/v1/namespaces/tests/networkpolicies"),
         ({"kind": "PriorityClass"}, "/apis/scheduling.k8s.io/v1/priorityclasses"),
         ({"kind": "RephraseRun"}, "/apis/rephrase.io/v1alpha1/namespaces/tests/rephraseruns"),
+        ({"kind": "EndpointSlice"}, "/apis/discovery.k8s.io/v1/namespaces/tests/endpointslices"),
     ],
 )
 def test_paths_are_those_of_the_api_server(manifest: dict[str, Any], path: str) -> None:

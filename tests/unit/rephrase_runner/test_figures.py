@@ -22,6 +22,7 @@ PAYING = Paying(
         PaidPool(name="own", capacity_type="Reserved", gpu="L4", gpus=2, price="1.20"),
     ),
 )
+GPUS = {"spot": 1, "own": 2}
 LIST = parse_prices(
     'currency: USD\ndate: "2026-11-01"\npricePerGPUHour: {H100/Spot: "2.10"}\n', where="prices"
 )
@@ -68,7 +69,9 @@ def test_a_pause_is_seen() -> None:
 
 
 def test_money_is_gpu_hours_times_the_price_of_each_pool() -> None:
-    found = money({"spot": 7200, "own": 3600}, PAYING, LIST, committed=2_000_000, discarded=500_000)
+    found = money(
+        {"spot": 7200, "own": 3600}, GPUS, PAYING, LIST, committed=2_000_000, discarded=500_000
+    )
 
     assert found.total == Decimal("5.40")
     assert found.per_million == Decimal("2.70")
@@ -80,7 +83,7 @@ def test_money_is_gpu_hours_times_the_price_of_each_pool() -> None:
 
 
 def test_one_missing_price_makes_the_total_unknown_and_says_what_it_is_at_least() -> None:
-    found = money({"spot": 7200, "own": 3600}, PAYING, None, committed=10, discarded=0)
+    found = money({"spot": 7200, "own": 3600}, GPUS, PAYING, None, committed=10, discarded=0)
 
     assert (found.total, found.per_million, found.discarded) == (None, None, None)
     assert found.at_least == Decimal("1.20")
@@ -90,14 +93,14 @@ def test_one_missing_price_makes_the_total_unknown_and_says_what_it_is_at_least(
 
 @pytest.mark.parametrize("paying", [None, PAYING.model_copy(update={"pools": ()})])
 def test_a_pool_that_nobody_told_of_has_no_price(paying: Paying | None) -> None:
-    found = money({"spot": 7200}, paying, LIST, committed=10, discarded=0)
+    found = money({"spot": 7200}, GPUS, paying, LIST, committed=10, discarded=0)
 
     assert found.total is None
     assert [pool.amount for pool in found.pools] == [None]
 
 
 def test_nothing_used_yet_costs_nobody_knows_what() -> None:
-    assert money({}, PAYING, LIST, committed=0, discarded=None).total is None
+    assert money({}, {}, PAYING, LIST, committed=0, discarded=None).total is None
 
 
 def test_a_quiet_run_has_no_warning_but_what_is_remarkable() -> None:

@@ -29,9 +29,14 @@ def test_two_histograms_together_are_that_of_both(one: list[int], other: list[in
 def test_a_quantile_lies_in_the_step_of_the_true_one(numbers: list[int], share: float) -> None:
     true = sorted(numbers)[max(0, -int(-share * len(numbers) // 1) - 1)]
 
-    found = quantile(counted(numbers), share)
+    found = quantile(counted(numbers), share, largest=max(numbers))
 
     assert step(true) <= found <= following(step(true))
+    assert found <= max(numbers)
+
+
+def test_what_ran_into_a_limit_is_told_as_the_limit() -> None:
+    assert quantile({16: 1, 256: 15}, 0.5, largest=256) == 256
 
 
 def counted(numbers: list[int]) -> dict[int, int]:
