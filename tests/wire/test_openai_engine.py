@@ -281,6 +281,13 @@ async def test_patience_is_counted_from_the_last_answer_to_anybody(
         (says_plainly(b'{"choices": []}'), "not one of the OpenAI API"),
         (says_plainly(b"[]"), "not one of the OpenAI API"),
         (says_plainly(b"<html>Welcome</html>"), "not one of the OpenAI API"),
+        (says_plainly(b"[" * 100_000), "not one of the OpenAI API"),
+        (
+            says_plainly(
+                b'{"choices": [{"message": {"content": "Ha"}, "finish_reason": "abort"}]}'
+            ),
+            "the endpoint broke off: abort",
+        ),
     ],
 )
 async def test_a_request_that_breaks_may_be_tried_again_and_the_others_are_not_touched(
@@ -336,6 +343,40 @@ async def test_an_answer_without_text_is_empty(served: Endpoint, engine: Engine)
     assert (found.text, found.finish_reason, found.completion_tokens) == ("", "stop", 0)
 
 
+async def test_half_a_character_of_an_answer_is_replaced_since_no_file_can_hold_it(
+    served: Endpoint, engine: Engine
+) -> None:
+    cut = rb'{"choices": [{"message": {"content": "Hi \ud83d\ude80 \ud83d"}}]}'
+    served.faults = [says_plainly(cut)]
+
+    found = await answer(engine, a_request(engine))
+
+    assert found.text == "Hi \N{ROCKET} \ufffd"
+
+
+async def test_half_a_character_of_a_refusal_is_replaced_too(
+    served: Endpoint, engine: Engine
+) -> None:
+    served.faults = [says(400, "cannot read \ud83d")]
+
+    (found,) = await answers(engine, a_request(engine))
+
+    assert isinstance(found, RequestFailed)
+    assert found.message == "the endpoint answers 400: cannot read \ufffd"
+
+
+@pytest.mark.parametrize("usage", ['"much"', "[1]", '{"completion_tokens": 1e400}', "null"])
+async def test_counts_that_are_none_are_counted_here(
+    served: Endpoint, engine: Engine, usage: str
+) -> None:
+    told = f'{{"choices": [{{"message": {{"content": ""}}}}], "usage": {usage}}}'
+    served.faults = [says_plainly(told.encode())]
+
+    found = await answer(engine, a_request(engine))
+
+    assert (found.text, found.completion_tokens) == ("", 0)
+
+
 # -- a person must act --
 
 
@@ -367,6 +408,18 @@ async def test_a_key_in_a_message_is_not_told_on(
 
     assert isinstance(found, RequestFailed)
     assert found.message == "the endpoint answers 400: bad header: Bearer ***"
+
+
+async def test_no_beginning_of_a_key_stays_where_a_long_message_is_cut(
+    served: Endpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234")
+    served.faults = [says(400, "x" * 290 + "sk-secret-1234")]
+    async with asking(build(settings(folder, served.url))) as engine:
+        (found,) = await answers(engine, a_request(engine))
+
+    assert isinstance(found, RequestFailed)
+    assert "sk-secret" not in found.message
 
 
 async def test_a_secret_that_was_changed_is_read_again(

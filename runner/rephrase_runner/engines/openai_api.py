@@ -7,7 +7,7 @@ it refuses us (a person must act); it does not have what the spec names.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,6 +19,10 @@ _AWAY = {408, 425, 429, 502, 503, 504, 529}
 _REFUSED = {401, 402, 403}
 _MISSING = {301, 302, 307, 308, 404, 405, 410}
 _NO_MONEY = "insufficient_quota"
+_BROKEN_OFF = ("abort", "error")
+"""Ends of answers (SGLang, routers) that are neither the model's nor its limit's: half a rewrite is none."""
+_MOST_TOKENS = 2**31 - 1
+"""As parts count them."""
 _SHOWN_CHARACTERS = 300
 
 
@@ -88,9 +92,9 @@ def meaning(status: int, headers: Mapping[str, str], data: bytes, *, key: str = 
     if status == 200:
         return _completion(data)
     code, said = _error(data)
-    said = f"{status}: {said}" if said else f"status {status}"
-    if key:
+    if key:  # before anything is cut off, or the beginning of the key might stay
         said = said.replace(key, "***")
+    said = f"{status}: {said[:_SHOWN_CHARACTERS]}" if said else f"status {status}"
     if status in _REFUSED or code == _NO_MONEY:
         # what is said of a key repeats parts of it
         return Refused(said if status not in _REFUSED else f"status {status}")
@@ -115,9 +119,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _date(value: str) -> datetime | None:
     try:
-        return parsedate_to_datetime(value)
+        found = parsedate_to_datetime(value)
     except ValueError:
         return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _completion(data: bytes) -> Completion | RequestFailed:
@@ -126,15 +131,18 @@ def _completion(data: bytes) -> Completion | RequestFailed:
         choice = body["choices"][0]
         text = choice["message"].get("content") or ""
         finish_reason = choice.get("finish_reason") or "stop"
-        usage = body.get("usage") or {}
-    except (ValueError, LookupError, TypeError, AttributeError):
+        usage = body.get("usage")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return RequestFailed("endpoint_error", "the endpoint's answer is not one of the OpenAI API")
     if not isinstance(text, str):
         return RequestFailed("endpoint_error", "the endpoint's answer is not text")
     if finish_reason == "content_filter":
         return RequestFailed("content_filter", "the endpoint held it back", retryable=False)
+    if finish_reason in _BROKEN_OFF:
+        return RequestFailed("endpoint_error", f"the endpoint broke off: {finish_reason}")
+    usage = usage if isinstance(usage, dict) else {}
     return Completion(
-        text=text,
+        text=_valid(text),
         finish_reason="length" if finish_reason == "length" else "stop",
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
@@ -143,7 +151,12 @@ def _completion(data: bytes) -> Completion | RequestFailed:
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
-    return value if isinstance(value, int) and value >= 0 else -1
+    return value if isinstance(value, int) and 0 <= value <= _MOST_TOKENS else -1
+
+
+def _valid(text: str) -> str:
+    """Text that UTF-8 can say: JSON may hold half a character, cut off by whoever made it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _error(data: bytes) -> tuple[str, str]:
@@ -152,7 +165,7 @@ def _error(data: bytes) -> tuple[str, str]:
         body = json.loads(data)
         error = body.get("error", body)
         code, message = error.get("code"), error.get("message") or error.get("detail")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         code, message = "", data.decode("utf-8", "replace")
     words = " ".join(str(message or "").split())
-    return str(code or ""), words[:_SHOWN_CHARACTERS]
+    return str(code or ""), _valid(words)
