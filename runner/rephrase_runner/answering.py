@@ -114,11 +114,19 @@ class Answerer:
                 failed.append(asked)
                 return
             open_slots -= 1
-            self.slots.give(1)
             sample = self._sample(prepared, asked, outcome, holding, attempt)
             check = self._checker.checks(sample)
             if self._record(holding, sample, unchecked=check) and check:
                 written.append(sample)
+            if not open_slots:
+                hand_over()
+            self.slots.give(1)
+
+        def hand_over() -> None:
+            """Before the last slot is given back: who waits for all of them then saves what there is."""
+            if written:
+                self._checker.submit(prepared.document, tuple(written), holding)
+                written.clear()
 
         last = self._attempts
         try:
@@ -134,9 +142,8 @@ class Answerer:
                 waiting = [_again(asked, attempt) for asked in failed]
         finally:
             self.asked -= unanswered
+            hand_over()
             self.slots.give(open_slots)
-            if written:
-                self._checker.submit(prepared.document, written, holding)
 
     def _sample(
         self,
