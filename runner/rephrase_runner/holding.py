@@ -6,6 +6,7 @@ one sample for every key of the unit.
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from rephrase_api.errors import LedgerDamaged
 from rephrase_runner.records import Hold
@@ -145,14 +146,16 @@ class Holding:
         self._check_error = error
         self._checked.set()
 
-    async def wait_for_checks(self, *, everything: bool) -> None:
-        """Wait for the checks of what they have, or of every sample there is."""
+    async def wait_for_checks(self, *, everything: bool, patience: float | None = None) -> None:
+        """Wait for the checks of what they have, or of every sample there is; so many seconds at most."""
         waiting = set(self._unchecked if everything else self._in_check)
-        while not waiting.isdisjoint(self._unchecked):
-            if self._check_error is not None:
-                raise self._check_error
-            self._checked.clear()
-            await self._checked.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while not waiting.isdisjoint(self._unchecked):
+                    if self._check_error is not None:
+                        raise self._check_error
+                    self._checked.clear()
+                    await self._checked.wait()
 
     async def cancel(self) -> None:
         """Stop answering; when it returns, nothing more will be added."""

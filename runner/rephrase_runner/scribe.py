@@ -41,13 +41,17 @@ class Scribe:
         self._vitals = vitals
         self._clock = clock
 
-    async def checkpoint(self, holding: Holding) -> None:
+    async def checkpoint(self, holding: Holding, *, patience: float | None = None) -> None:
         """Keep the samples of a unit that are in no checkpoint yet; nothing if there are none.
 
         Not those of a unit whose source changed: the planned version may come back, and then its filter
         leaves rows out that all count here.
+
+        Args:
+            holding: the unit.
+            patience: seconds that the checks are waited for; what they are not done with is not kept.
         """
-        await holding.wait_for_checks(everything=False)
+        await holding.wait_for_checks(everything=False, patience=patience)
         samples = [] if holding.changed else holding.unsaved()
         if not samples:
             return

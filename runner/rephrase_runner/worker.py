@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _SAVE_SECONDS = 4.5
 _GOODBYE_SECONDS = 1.5
 """A drain never waits longer for the store: 15 s of grace are assumed (GKE spot)."""
+_CHECK_SECONDS = 1.5
+"""Of those to save in; what is checked is not to be lost for what is not."""
 _BEATS_PER_LOOK_AT_SPEC = 10
 
 
@@ -245,7 +247,7 @@ class Worker:
                         await self._scribe.checkpoint(holding)
                 await self._keep_helping()
 
-    async def _keep_helping(self) -> None:
+    async def _keep_helping(self, *, patience: float | None = None) -> None:
         """Checkpoint the slice we help with; drop it once its unit is committed."""
         helping = self._shift.helping if self._shift is not None else None
         if helping is None:
@@ -254,7 +256,7 @@ class Worker:
             helping.lost = True
             await helping.cancel()
         else:
-            await self._scribe.checkpoint(helping)
+            await self._scribe.checkpoint(helping, patience=patience)
 
     async def _keep_watch(self) -> None:
         """After a pause longer than the lease, drop what others have taken over meanwhile."""
@@ -306,11 +308,13 @@ class Worker:
         """Checkpoint what is finished, let every unit go, say so; bounded, whatever the store does."""
         self._vitals.enter("draining", self._clock())
         holdings = list(self._holdings.values())
-        saving = [self._scribe.checkpoint(holding) for holding in holdings]
+        saving = [self._scribe.checkpoint(one, patience=_CHECK_SECONDS) for one in holdings]
         try:
             async with asyncio.timeout(_SAVE_SECONDS):
                 for outcome in await asyncio.gather(
-                    *saving, self._keep_helping(), return_exceptions=True
+                    *saving,
+                    self._keep_helping(patience=_CHECK_SECONDS),
+                    return_exceptions=True,
                 ):
                     if isinstance(outcome, BaseException):
                         logger.error("samples were not saved", extra={"error": str(outcome)})

@@ -72,6 +72,18 @@ async def test_a_checkpoint_takes_what_is_checked_and_leaves_the_rest_for_the_ne
     assert holding.unsaved() == []
 
 
+async def test_a_drain_saves_what_is_checked_although_checks_are_not_done(checker: Checker) -> None:
+    holding = a_holding()
+    checker.submit(*answer(holding, checker, 0), holding)
+    await holding.wait_for_checks(everything=True)
+    _, samples = answer(holding, checker, 1)
+    holding.in_check(samples)  # as if the checks took for ever
+
+    await holding.wait_for_checks(everything=False, patience=0.01)
+
+    assert [sample.key.row for sample in holding.unsaved()] == [0, 0]
+
+
 async def test_samples_that_were_not_saved_after_all_come_again_first(checker: Checker) -> None:
     holding = a_holding()
     checker.submit(*answer(holding, checker, 0), holding)
