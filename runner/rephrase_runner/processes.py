@@ -59,6 +59,7 @@ UNREAD_SECONDS = 60
 """How long a finished driver in a cluster goes on serving `/progress`, so that the operator reads the end."""
 TERMINATION_LOG = Path("/dev/termination-log")
 _TERMINATION_BYTES = 4096
+_WARM_UP_PAUSE_SECONDS = 1.0
 
 
 def worker_main(environment: dict[str, str]) -> int:
@@ -400,7 +401,8 @@ async def warm_up(
 ) -> None:
     """Claim nothing before the engine has answered: one that cannot never touches the ledger.
 
-    Every prompt is asked once, so that a parameter that the engine does not know fails no document.
+    Every prompt is asked, so that a parameter that the engine does not know fails no document; again where
+    none is answered: what breaks over all of them would break over every document.
 
     Raises:
         EngineFailed: it died or hung over its first request.
@@ -413,25 +415,32 @@ async def warm_up(
         )
         for prompt in prompts
     ]
-    refused: list[str] = []
+    failed: list[RequestFailed] = []
+    why = "it hangs"
 
     def deliver(_index: int, outcome: Completion | RequestFailed) -> None:
-        if isinstance(outcome, RequestFailed) and not outcome.retryable:
-            refused.append(outcome.message)
+        if isinstance(outcome, RequestFailed):
+            failed.append(outcome)
 
     try:
         async with asyncio.timeout(patience_seconds):
             await engine.generate(requests, deliver)
-        if refused:
+            while len(failed) == len(requests) and all(one.retryable for one in failed):
+                why = failed[0].message
+                failed.clear()
+                await asyncio.sleep(_WARM_UP_PAUSE_SECONDS)
+                await engine.generate(requests, deliver)
+        refused = next((one for one in failed if not one.retryable), None)
+        if refused is not None:
             raise InvalidModel(
-                f"refuses the first request: {refused[0]}",
+                f"refuses the first request: {refused.message}",
                 where="spec.model",
                 remedy="Change what it names: all documents would fail so.",
             )
     except (EngineDead, TimeoutError) as error:
         await asyncio.to_thread(engine.close)
         raise EngineFailed(
-            f"the engine did not answer its first request: {str(error) or 'it hangs'}",
+            f"the engine did not answer its first request: {str(error) or why}",
             remedy="See its log above; try other engine arguments.",
         ) from error
     except RephraseError:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rephrase_api.errors import AccessRefused, InvalidModel, InvalidSpec
+from rephrase_api.errors import AccessRefused, EngineFailed, InvalidModel, InvalidSpec
 from rephrase_runner.engines import EngineSettings, build, check
 from rephrase_runner.engines.base import Completion, Engine, Request, RequestFailed, Sampling
 from rephrase_runner.engines.message_tokenizer import load
-from rephrase_runner.prompts import compile_prompts
+from rephrase_runner.processes import warm_up
+from rephrase_runner.prompts import CompiledPrompt, compile_prompts
 from rephrase_runner.records import ResolvedPrompt
 from support.endpoint import (
     MODEL,
@@ -168,7 +169,7 @@ async def test_the_endpoint_never_has_more_requests_than_it_should(
 # -- an endpoint that takes nothing now: waited out --
 
 
-@pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 529])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 522, 529])
 async def test_an_endpoint_that_is_busy_is_asked_again_and_no_request_fails(
     served: Endpoint, engine: Engine, status: int
 ) -> None:
@@ -267,6 +268,22 @@ async def test_patience_is_counted_from_the_last_answer_to_anybody(
         served.always = None
 
         assert isinstance(await call, Completion)
+
+
+@pytest.mark.parametrize("status", [502, 504])
+async def test_a_request_that_a_gateway_never_gets_answered_breaks_while_others_are_answered(
+    served: Endpoint, folder: Path, status: int
+) -> None:
+    async with asking(build(settings(folder, served.url, "--patience-seconds=1"))) as engine:
+        served.always = "endless", says(status, "time-out")
+        call = asyncio.create_task(answers(engine, a_request(engine, "endless")))
+
+        while not call.done():
+            await answer(engine, a_request(engine, "fine"))
+
+        assert call.result() == [
+            RequestFailed("endpoint_error", f"the endpoint answers {status}: time-out")
+        ]
 
 
 # -- a request that broke: one of its attempts --
@@ -375,6 +392,35 @@ async def test_counts_that_are_none_are_counted_here(
     found = await answer(engine, a_request(engine))
 
     assert (found.text, found.completion_tokens) == ("", 0)
+
+
+# -- before anything is claimed --
+
+
+def a_prompt(engine: Engine) -> tuple[CompiledPrompt, ...]:
+    prompt = ResolvedPrompt(
+        name="own", text="Shorten: [[DOCUMENT]]", rollouts=1, sampling={"max_tokens": 9}
+    )
+    return compile_prompts([prompt], engine.tokenizer, system_message=None)
+
+
+async def test_an_endpoint_that_breaks_over_all_it_is_asked_gets_no_documents(
+    served: Endpoint, engine: Engine
+) -> None:
+    served.always = "Shorten", says(500, "CUDA error")
+
+    with pytest.raises(EngineFailed, match="first request: the endpoint answers 500: CUDA error"):
+        await warm_up(engine, a_prompt(engine), patience_seconds=1)
+
+
+async def test_an_endpoint_that_breaks_once_is_asked_again(
+    served: Endpoint, engine: Engine
+) -> None:
+    served.faults = [says(500)]
+
+    await warm_up(engine, a_prompt(engine), patience_seconds=60)
+
+    assert len(served.bodies) == 2
 
 
 # -- a person must act --

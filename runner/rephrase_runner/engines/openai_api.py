@@ -14,8 +14,10 @@ from typing import Any
 from rephrase_runner.engines.base import Completion, Request, RequestFailed
 
 PATH = "/chat/completions"
-_AWAY = {408, 425, 429, 502, 503, 504, 529}
-"""Statuses that say nothing about the request: too many of them, or nobody is at home."""
+_AWAY = {408, 425, 429, 502, 503, 504, 521, 522, 523, 529}
+"""Statuses that say nothing about the request: too many of them, or nobody is at home (52x: Cloudflare's)."""
+_GATEWAY = {502, 504}
+"""Of these, what a gateway also says of a request that it passed on and that broke or took too long."""
 _REFUSED = {401, 402, 403}
 _MISSING = {301, 302, 307, 308, 404, 405, 410}
 _NO_MONEY = "insufficient_quota"
@@ -28,10 +30,17 @@ _SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """The endpoint takes nothing now. `seconds`: how long it asks to be left alone, if it does."""
+    """The endpoint takes nothing now.
+
+    Attributes:
+        why: what it says.
+        seconds: how long it asks to be left alone, if it does.
+        unsure: the request may have been passed on, and be what is wrong.
+    """
 
     why: str
     seconds: float | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,7 @@ def meaning(status: int, headers: Mapping[str, str], data: bytes, *, key: str = 
     if status in _MISSING:
         return Missing(said)
     if status in _AWAY:
-        return Away(said, retry_after(headers))
+        return Away(said, retry_after(headers), unsure=status in _GATEWAY)
     if status >= 500:
         return RequestFailed("endpoint_error", f"the endpoint answers {said}")
     return RequestFailed("engine_refused", f"the endpoint answers {said}", retryable=False)

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random  # noqa: TID251 - jitter of retries; nothing that is written depends on it
@@ -137,7 +138,8 @@ class OpenAIEngine:
         session, self._session = self._session, None
         if session is not None and self._loop is not None and self._loop.is_running():
             closing = asyncio.run_coroutine_threadsafe(session.close(), self._loop)
-            closing.result(_CLOSE_SECONDS)
+            with suppress(TimeoutError):  # it must not hide what the worker ends with
+                closing.result(_CLOSE_SECONDS)
 
     async def _answer(self, request: Request) -> Completion | RequestFailed:
         """Ask until the endpoint takes the request."""
@@ -167,6 +169,11 @@ class OpenAIEngine:
                         last = max(begun, self._heard) + self._arguments.patience_seconds
                         if clock() + (found.seconds or 0) > last:
                             raise self._gone(found.why)
+                        if found.unsure and clock() > begun + self._arguments.patience_seconds:
+                            # others were answered all the while, or it were gone
+                            return RequestFailed(
+                                "endpoint_error", f"the endpoint answers {found.why}"
+                            )
                         if found.seconds is not None:
                             self._closed_until = max(self._closed_until, clock() + found.seconds)
                         pauses += 1
@@ -187,6 +194,8 @@ class OpenAIEngine:
                 found = meaning(answer.status, answer.headers, await answer.read(), key=key)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Away(str(error))
+        except aiohttp.ClientHttpProxyError as error:
+            return Away(f"the proxy answers {error.status}")
         except aiohttp.InvalidURL:
             return Missing("it is not an address")
         except TimeoutError:
