@@ -69,6 +69,11 @@ class ListedFile:
     size: int
     etag: str
 
+    @property
+    def told(self) -> str:
+        """Its uri for messages and lists: without what a URL is signed with."""
+        return _bare(self.uri) if is_web(self.uri) else self.uri
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

@@ -250,11 +250,11 @@ async def _scan(
             raw = opener.open(file)
             return format_.look(raw, file.name, lambda: meter.chunk(file, raw.tell()))
         except UnreadableFile as error:
-            return Unreadable(file.uri, str(error))
+            return Unreadable(file.told, str(error))
         except SourceChanged as error:
             raise AccessRefused(
                 "it changes while the run is planned",
-                where=file.uri,
+                where=file.told,
                 remedy="Run again when nothing writes to the source any more.",
             ) from error
 

@@ -47,6 +47,8 @@ T = TypeVar("T")
 AnyStore = LocalStore | S3Store | GCSStore | AzureStore | HTTPStore
 SCHEMES = ("file", "s3", "gs", "az", "hf", "https")
 _NO_BUCKET = re.compile(r"<Code>(NoSuchBucket|ContainerNotFound)</Code>")  # has no class in obstore
+_QUERY = re.compile(r"\?[^\s)]*")
+"""In an error's text: what a URL is signed with, ours or the one that the hub sends a reader on to."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # errno EACCES, EPERM, EROFS; ENOSPC, EDQUOT: obstore gives a folder's errors no class of their own
 _REFUSED_ERRNO = {13, 1, 30}
@@ -180,7 +182,7 @@ class Store:
             ) as error:  # for example a key of a Secret that is no setting of the client
                 raise InvalidSpec(
                     str(error).splitlines()[0],
-                    where=self.uri,
+                    where=self.uri.partition("?")[0],
                     remedy="Correct the URI, the storage settings, or the Secret's keys.",
                 ) from error
 
@@ -477,7 +479,7 @@ class _Tries:
             Unclear: it is time to give up.
         """
         where = f"{self._store.uri}/{self._name}".rstrip("/")
-        reason = str(self.last).splitlines()[0]
+        reason = _QUERY.sub("", str(self.last).splitlines()[0])
         if self._give_up is not None and time.monotonic() > self._give_up:
             raise Unclear(
                 f"no answer: {reason}",

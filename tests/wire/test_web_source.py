@@ -11,7 +11,8 @@ from aiohttp import web
 from rephrase_api.errors import InvalidSpec
 from rephrase_api.v1alpha1.source import Source, SourceFormat
 from rephrase_runner.listing import Files, ListedFile, Listing, list_files
-from rephrase_runner.store import SourceChanged, StorageOptions
+from rephrase_runner.source import scan
+from rephrase_runner.store import SourceChanged, StorageOptions, Unclear
 
 PLAIN = StorageOptions(allow_http=True)
 
@@ -25,10 +26,13 @@ class Site:
     versions: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     ranges: bool = True
+    broken: bool = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((request.method, request.raw_path))
         path = request.path.lstrip("/")
+        if self.broken:
+            raise web.HTTPBadRequest(text=f"cannot read {request.url}")
         if path not in self.files:
             raise web.HTTPNotFound
         data = self.files[path]
@@ -139,6 +143,28 @@ async def test_a_file_that_is_gone_has_changed(site: Site) -> None:
 
     with pytest.raises(SourceChanged):
         await read(file)
+
+
+async def test_what_a_url_is_signed_with_is_not_told_where_its_file_is_broken(site: Site) -> None:
+    site.files["a.parquet"] = b"no Parquet"
+    source = Source.model_validate({"uri": f"{site.url}/a.parquet?X-Signature=secret"})
+
+    with pytest.raises(InvalidSpec, match=r"a\.parquet: ") as refused:
+        await scan(source, storage=PLAIN)
+
+    assert "secret" not in str(refused.value)
+
+
+async def test_what_a_url_is_signed_with_is_not_told_where_its_server_is_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rephrase_runner.store._AWAY_SECONDS", 0)
+    site.broken = True
+
+    with pytest.raises(Unclear, match="400 Bad Request") as unclear:
+        await listing(f"{site.url}/a.jsonl?X-Signature=secret")
+
+    assert "secret" not in str(unclear.value)
 
 
 async def test_what_cannot_be_read_in_ranges_is_refused(site: Site) -> None:
