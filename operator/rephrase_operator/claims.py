@@ -18,7 +18,7 @@ class Claim(NamedTuple):
     """The least of those on the same thing has it.
 
     Attributes:
-        waiting: it was not accepted yet.
+        waiting: it has not begun: it is not accepted, and has no plan whose units somebody may be at.
         made: when its run was.
         whose: the run.
         uid: of that.
@@ -34,8 +34,8 @@ class Claim(NamedTuple):
 
 def claim_of(body: Mapping[str, Any]) -> dict[str, Claim]:
     """The claim of a run, by the output that it is on; none if it is over, ends, or is not for us."""
-    meta, spec = body["metadata"], body.get("spec", {})
-    conditions = body.get("status", {}).get("conditions", [])
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    conditions = status.get("conditions", [])
     true = {one["type"] for one in conditions if one["status"] == "True"}
     over = true & {ConditionType.COMPLETE, ConditionType.FAILED}
     uri = spec.get("output", {}).get("uri")
@@ -43,7 +43,7 @@ def claim_of(body: Mapping[str, Any]) -> dict[str, Claim]:
     if not uri or over or others or "deletionTimestamp" in meta:
         return {}
     claim = Claim(
-        waiting=ConditionType.ACCEPTED not in true,
+        waiting=ConditionType.ACCEPTED not in true and not status.get("progress"),
         made=str(meta["creationTimestamp"]),
         whose=(str(meta["namespace"]), str(meta["name"])),
         uid=str(meta["uid"]),

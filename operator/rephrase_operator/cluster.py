@@ -157,6 +157,29 @@ class Cluster:
             return None
         return _object(found) if found["metadata"]["uid"] == uid else None
 
+    async def get_jobs(
+        self, namespace: str, run: str, wanted: Mapping[str, str]
+    ) -> dict[str, Mapping[str, Any] | None]:
+        """Jobs of a run as they are now, by uid; None for those that are gone.
+
+        One request each, or one list where they are many, as when a zone's spot nodes go at once.
+
+        Args:
+            namespace: of the run.
+            run: its name.
+            wanted: names of the Jobs, by uid.
+
+        Raises:
+            Refused: the API server does not say.
+        """
+        if len(wanted) <= MOST_AT_ONCE:
+            asked = (self.get_job(namespace, name, uid) for uid, name in wanted.items())
+            return dict(zip(wanted, await asyncio.gather(*asked), strict=True))
+        query = {"labelSelector": f"{names.RUN_LABEL}={run}"}
+        found = await self._request("GET", _JOBS.format(namespace=namespace), query=query)
+        there = {one["metadata"]["uid"]: _object(one) for one in found["items"] or ()}
+        return {uid: there.get(uid) for uid in wanted}
+
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete this very Job and, in the background, its pods, which get their grace.
 
@@ -336,8 +359,6 @@ class Cluster:
         if self._api is None:
             raise RuntimeError("not connected")
         clock = asyncio.get_running_loop().time
-        if (wait := self._not_before - clock()) > 0:
-            raise Refused(429, f"the API server has asked to wait for {wait:.1f} s more")
         serialized = await self._api.param_serialize(
             method,
             path,
@@ -347,15 +368,18 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         async with self._slots:
+            # asked here: it may have been said while this request waited for its turn
+            if (wait := self._not_before - clock()) > 0:
+                raise Refused(429, f"the API server has asked to wait for {wait:.1f} s more")
             try:
                 response = await self._api.call_api(*serialized, _request_timeout=_REQUEST_SECONDS)
                 data = await response.read()  # type: ignore[no-untyped-call]
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 self.answered(method, 0)
                 raise Refused(0, f"the API server does not answer: {error!r}") from error
+            if response.status in {429, 503}:
+                self._not_before = clock() + _seconds(response.headers.get("Retry-After"))
         self.answered(method, response.status)
-        if response.status in {429, 503}:
-            self._not_before = clock() + _seconds(response.headers.get("Retry-After"))
         try:
             found = json.loads(data) if data else {}
         except ValueError as error:  # a load balancer's own words

@@ -167,7 +167,9 @@ class Handlers:
             return
         seen = pod_seen(body)
         if seen.role == names.WORKER:  # it may go before the first look of this operator
-            self._memories.setdefault(seen.run, Memory()).keep(seen, _now())
+            memory = self._memories.setdefault(seen.run, Memory())
+            if not memory.over:  # nobody counts it any more
+                memory.keep(seen, _now())
 
     # -- a look at a run --
 
@@ -363,8 +365,8 @@ class Handlers:
     ) -> list[JobSeen]:
         """The Jobs, with those in doubt as the API server has them now."""
         namespace = run.metadata.namespace or ""
-        asked = {job.uid: self._cluster.get_job(namespace, job.name, job.uid) for job in in_doubt}
-        found = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        wanted = {job.uid: job.name for job in in_doubt}
+        found = await self._cluster.get_jobs(namespace, run.metadata.name, wanted)
         memory.vanished.update(uid for uid, job in found.items() if job is None)
         latest = {uid: job_seen(job) for uid, job in found.items() if job is not None}
         return [latest.get(job.uid, job) for job in jobs if job.uid not in memory.vanished]
@@ -581,7 +583,7 @@ class Handlers:
                 message = f"{len(left)} pods save their samples before the run is deleted"
                 await self._say_terminating(body, message)
             await asyncio.sleep(0.5)
-        self._memories.pop(uid, None)
+        self._memories[uid] = Memory(over=True)  # its pods' objects go after it
         self.metrics.forget(*key)
 
     async def _say_terminating(self, body: kopf.Body, message: str) -> None:

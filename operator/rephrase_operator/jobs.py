@@ -401,12 +401,15 @@ _FROM_THE_POD = {"REPHRASE_POD_UID", "REPHRASE_NODE", "REPHRASE_HOST"}
 _OF_THE_SLOT = {"REPHRASE_SLOT", "REPHRASE_START", "REPHRASE_STOP_AT_FILE", "REPHRASE_UNITS"}
 _CACHES = {
     "HOME": _CACHE,
+    "USER": "rephrase",
     "HF_HOME": f"{_CACHE}/huggingface",
     "VLLM_CACHE_ROOT": f"{_CACHE}/vllm",
     "TRITON_CACHE_DIR": f"{_CACHE}/triton",
     "XDG_CACHE_HOME": _CACHE,
 }
-"""Everything that wants to write goes to the one volume that may be large: the root is read-only."""
+"""Everything that wants to write goes to the one volume that may be large: the root is read-only.
+
+With a name for the user: torch asks for it, and an image that is not ours may have none for this one."""
 
 
 def _field(path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
-from rephrase_api.v1alpha1.status import Cost, RephraseRunStatus, TokenCounts
+from rephrase_api.v1alpha1.status import Cost, RephraseRunStatus, SettledPool, TokenCounts
 from rephrase_operator.observed import Ending, PodSeen
 
 _RUN = ("namespace", "run")
@@ -94,7 +94,8 @@ class Metrics:
         )
         self._driver = self._gauge(
             "driver_reachable",
-            "1 where the driver answered the last time, 0 where it did not; no series where none is needed.",
+            "1 where the driver answered the last time, 0 where it did not; no series where none is needed, "
+            "nor for a run that is not accepted.",
         )
         self._last_progress = self._gauge(
             "last_progress_timestamp_seconds", "When a unit or a checkpoint was last written."
@@ -265,14 +266,22 @@ class Metrics:
             yield self._realized, (), rate / expected_rate
 
     def _of_workers(self, status: RephraseRunStatus) -> Iterator[Series]:
-        for pool in status.workers.pools if status.workers is not None else ():
+        pools = status.workers.pools if status.workers is not None else ()
+        for pool in pools:
             for state in ("desired", "active", "ready", "pending"):
                 yield self._workers, (pool.name, state), getattr(pool, state) or 0
-        for settled in status.settled:
+        # none so far is told as 0: an alert sees how many came, also where the first come together
+        ended = {pool.name: SettledPool(name=pool.name) for pool in pools}
+        for settled in (ended | {one.name: one for one in status.settled}).values():
             yield self._disruptions, (settled.name,), settled.disruptions
             yield self._failures, (settled.name,), settled.failures
+        refused = any(
+            one.type == ConditionType.ACCEPTED and one.status is ConditionStatus.FALSE
+            for one in status.conditions
+        )
         for one in status.conditions:
-            if one.type == ConditionType.PROGRESSING and one.reason not in _NO_DRIVER:
+            needed = not refused and one.reason not in _NO_DRIVER
+            if one.type == ConditionType.PROGRESSING and needed:
                 yield self._driver, (), one.reason != Reason.DRIVER_UNREACHABLE
             for state in ConditionStatus:
                 yield self._condition, (one.type, state.value), one.status is state

@@ -519,6 +519,30 @@ def test_the_pods_of_runs_are_scraped_where_runs_are_watched() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("release", "service"),
+    [("rephrase", "rephrase-rephrase-operator"), ("2026.faq", "r2026-faq-rephrase-operator")],
+)
+def test_the_service_has_a_name_that_a_service_may_have_whatever_the_release_is_called(
+    release: str, service: str
+) -> None:
+    echo = {"enabled": True, "spec": {"source": {"uri": "s3://a/b"}, "output": {"uri": "s3://a/c"}}}
+    found = render(NAMESPACE, {"tests": {"echoRun": echo}}, release=release, tests=True)
+    (made,) = (one for one in found if one["kind"] == "Service")
+    asked = [
+        argument.split("//")[1].split(".")[0]
+        for one in found
+        if one["kind"] == "Pod"
+        for argument in one["spec"]["containers"][0]["command"]
+        if argument.startswith("http://")
+    ]
+
+    assert made["metadata"]["name"] == service
+    assert asked == [service, service]
+    for run_of_test in (one for one in found if one["kind"] == names.KIND):
+        RephraseRun.from_api(run_of_test)
+
+
 def test_alerts_and_dashboards_are_as_they_stand_in_their_files(tmp_path: Path) -> None:
     chart = tmp_path / CHART.name
     shutil.copytree(CHART, chart)

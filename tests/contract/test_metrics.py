@@ -111,6 +111,36 @@ def test_totals_do_not_fall_back_to_what_was_written_while_the_driver_is_silent(
     assert committed(successor) == 9
 
 
+def test_pools_without_an_end_so_far_are_told_as_none_so_that_the_first_can_be_seen() -> None:
+    metrics = Metrics()
+    record(metrics, settled=[{"name": "pool-1", "failures": 8}])
+
+    value = metrics.registry.get_sample_value
+    failures = {
+        pool: value(
+            "rephrase_run_worker_failures", {"namespace": "team", "run": "run", "pool": pool}
+        )
+        for pool in ("pool-0", "pool-1")
+    }
+    assert failures == {"pool-0": 0, "pool-1": 8}
+
+
+@pytest.mark.parametrize(("accepted", "told"), [("True", 0), ("False", None)])
+def test_no_driver_is_missed_of_a_run_that_waits_for_its_turn_or_is_refused(
+    accepted: str, told: float | None
+) -> None:
+    time = "2026-11-23T12:00:00Z"
+    conditions = [
+        {"type": "Accepted", "status": accepted, "reason": "TooManyRuns"},
+        {"type": "Progressing", "status": "Unknown", "reason": "DriverUnreachable"},
+    ]
+    metrics = Metrics()
+    record(metrics, conditions=[{**one, "lastTransitionTime": time} for one in conditions])
+
+    labels = {"namespace": "team", "run": "run"}
+    assert metrics.registry.get_sample_value("rephrase_run_driver_reachable", labels) == told
+
+
 def test_of_a_run_that_is_stopped_a_new_operator_tells_what_was_written() -> None:
     metrics = Metrics()
     record(metrics, progress=progress(6), fresh=False)

@@ -61,8 +61,11 @@ def test_each_prompt_has_its_own_rewrites_under_ids_of_their_own(finished: Lapto
     assert len({row["text"] for row in found}) == 8
 
 
-def test_the_output_holds_the_data_a_card_and_the_ledger_and_nothing_else(finished: Laptop) -> None:
-    assert sorted(path.name for path in finished.output.iterdir()) == ["README.md", "_run", "data"]
+def test_the_output_holds_the_data_a_card_a_report_and_the_ledger_and_nothing_else(
+    finished: Laptop,
+) -> None:
+    there = sorted(path.name for path in finished.output.iterdir())
+    assert there == ["README.md", "_run", "data", "report.html"]
     assert sorted(tree(finished.output / "data")) == [
         f"{prompt}/part-00000.parquet" for prompt in sorted(PROMPTS)
     ]

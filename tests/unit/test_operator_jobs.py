@@ -1,5 +1,6 @@
 """What the spec asks for, as Kubernetes Jobs."""
 
+import getpass
 import json
 import re
 from datetime import datetime, timedelta
@@ -276,6 +277,14 @@ def test_a_claim_that_many_read_holds_models_and_nothing_that_a_worker_writes() 
     assert environment["HF_HOME"] == "/models"
     for key in ("HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
         assert environment[key].startswith("/cache")
+
+
+def test_the_user_has_a_name_in_any_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("USER", environment_of(a_worker(a_run()))["USER"])
+
+    assert getpass.getuser() == "rephrase"
 
 
 # -- the driver --

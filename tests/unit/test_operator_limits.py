@@ -220,3 +220,15 @@ def test_an_output_is_the_accepted_run_s_or_the_oldest_s() -> None:
     assert holder([mine, older, accepted], ("team", "older")) == ("team", "accepted")
     assert holder([mine, older], ("team", "older")) is None
     assert holder([older], ("team", "me")) is None  # no watch has told of it yet
+
+
+def test_a_run_with_a_plan_keeps_its_output_while_the_api_server_refuses_its_jobs() -> None:
+    works = a_body("works", 10, status="False", reason="PodTemplateRejected")
+    works["status"]["progress"] = {"units": {"planned": 10, "committed": 3}}
+    claims = [
+        *claim_of(works).values(),
+        *claim_of(a_body("older", 9, status="False", reason="OutputInUse")).values(),
+    ]
+
+    assert holder(claims, ("team", "works")) is None
+    assert holder(claims, ("team", "older")) == ("team", "works")

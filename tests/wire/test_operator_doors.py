@@ -1,5 +1,6 @@
 """The operator's doors against an API server and drivers that answer by script."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from rephrase_api.progress import Progress, Units
 from rephrase_operator.cluster import (
+    MOST_AT_ONCE,
     Cluster,
     ComingAndGoing,
     Gone,
@@ -287,6 +289,50 @@ async def test_nothing_is_asked_while_the_api_server_has_asked_to_wait(connected
 
     assert early == 1
     assert len(asked) == 2
+
+
+async def test_requests_that_wait_for_their_turn_are_not_sent_after_it_has_asked_to_wait(
+    connected: Connect,
+) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"message": "busy"}, status=429, headers={"Retry-After": "60"})
+
+    async with connected(answer) as cluster:
+        jobs = (cluster.get_job("here", f"run-w{slot}", "uid") for slot in range(100))
+        told = await asyncio.gather(*jobs, return_exceptions=True)
+
+    assert all(isinstance(one, Refused) for one in told)
+    assert len(asked) <= MOST_AT_ONCE
+
+
+@pytest.mark.parametrize(("jobs", "requests"), [(3, 3), (1000, 1)])
+async def test_jobs_are_read_with_few_requests_however_many_they_are(
+    connected: Connect, jobs: int, requests: int
+) -> None:
+    wanted = {f"uid-{slot}": f"run-w{slot}" for slot in range(jobs)}
+    there = {
+        name: {"metadata": {"name": name, "uid": uid}}
+        for uid, name in wanted.items()
+        if uid != "uid-1"
+    }
+    asked: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request)
+        if request.path.endswith("/jobs"):
+            return web.json_response({"items": list(there.values())})
+        found = there.get(request.path.rpartition("/")[2])
+        return web.json_response(found or {}, status=200 if found else 404)
+
+    async with connected(answer) as cluster:
+        found = await cluster.get_jobs("here", "run", wanted)
+
+    assert found == {uid: there.get(name) for uid, name in wanted.items()}
+    assert len(asked) == requests
+    assert jobs == 3 or asked[0].query["labelSelector"] == "rephrase.io/run=run"
 
 
 async def test_that_a_namespace_ends_is_no_fault_of_a_job(connected: Connect) -> None:

@@ -8,6 +8,12 @@
 {{- default $full .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* As a Service may be called: from a letter on and without dots, where a release needs neither. */}}
+{{- define "rephrase-operator.serviceName" -}}
+{{- $name := include "rephrase-operator.fullname" . | replace "." "-" }}
+{{- ternary $name (printf "r%s" $name) (regexMatch "^[a-z]" $name) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
 {{- define "rephrase-operator.serviceAccountName" -}}
 {{- $created := ternary (include "rephrase-operator.fullname" .) "default" .Values.serviceAccount.create }}
 {{- default $created .Values.serviceAccount.name }}

@@ -256,7 +256,8 @@ def _pick(words: Sequence[bytes], key: int, size: int) -> bytes:
     It takes every second to fifth word, so that the answer is not a copy of the document.
     """
     step = 2 + key % 4
-    start = key % max(1, len(words) - step * size // _WORD_BYTES)
+    room = len(words) - step * size // _WORD_BYTES
+    start = key // 4 % (room if room > 0 else max(1, len(words)))
     chosen = words[start : start + step * size : step] or [b"-"]
     answer = b" ".join(chosen) + b"\n"
     return (answer * (size // len(answer) + 1))[:size]
