@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from typing import Any
 
 import kopf
@@ -15,6 +16,7 @@ from rephrase_operator.handlers import Handlers
 from rephrase_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
+_STOP_SECONDS = 10
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -70,6 +72,7 @@ def main() -> int:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
     handlers.register(registry)
+    kopf.on.cleanup(registry=registry)(end_in_time)
     kopf_settings = operator_settings()
     kopf_settings.scanning.disabled = bool(settings.namespaces)  # needs no rights on the cluster
     if settings.metrics_port:
@@ -87,6 +90,22 @@ def main() -> int:
         liveness_endpoint=health,
     )
     return 0
+
+
+def end_in_time(*, seconds: float = _STOP_SECONDS, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
+    """End the process once it has been stopping for so long.
+
+    kopf may wait for ever for a watcher that wants to log in anew while everything else has ended; a
+    process that neither looks nor ends is of no use to anybody.
+    """
+
+    def end() -> None:
+        logger.error("stopping takes too long", extra={"seconds": seconds})
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _quiet_kopf() -> None:
