@@ -403,8 +403,11 @@ class _Workers:
         That few units are left is no reason to stop a worker: it helps the others, and ends by itself. One
         that still waits for a node would come too late.
         """
-        extra: list[tuple[JobSeen, str]] = []
-        for pool, mine in _by_pool(jobs).items():
+        latest = {job.slot: job for job in jobs}  # they come by slot and attempt
+        alone = list(latest.values())
+        # two operators that did not know of each other's Job: both keep the same one
+        extra = [(job, "another Job has its slot") for job in jobs if job is not latest[job.slot]]
+        for pool, mine in _by_pool(alone).items():
             mine.sort(key=lambda job: (self._observed.has_node(job), self._rate(job), -job.slot))
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             over = len(mine) - self.ceilings.get(pool, 0)

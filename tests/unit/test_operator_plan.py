@@ -225,6 +225,16 @@ def test_a_free_slot_is_used_with_the_attempt_after_the_highest_seen() -> None:
     assert started(found) == [(1, 5, "default")]
 
 
+def test_of_two_jobs_of_one_slot_the_younger_stays() -> None:
+    jobs, pods = running(0, 1)
+    twin = a_job(0, 2)
+    there = with_driver([*jobs, twin], [*pods, a_pod(twin)])
+
+    found = planned(a_run(workers={"max": 2}), there)
+
+    assert (deleted(found), started(found)) == (["run-w000-1"], [])
+
+
 def test_two_operators_give_the_next_job_of_a_slot_one_name_though_its_last_is_gone() -> None:
     there = replace(with_driver(), attempts={0: 4})
 
