@@ -258,6 +258,7 @@ def _pick(words: Sequence[bytes], key: int, size: int) -> bytes:
     step = 2 + key % 4
     room = len(words) - step * size // _WORD_BYTES
     start = key // 4 % (room if room > 0 else max(1, len(words)))
-    chosen = words[start : start + step * size : step] or [b"-"]
+    rest = words[:start] if room <= 0 else ()  # of a short document all is within reach
+    chosen = [*words[start : start + step * size], *rest][::step] or [b"-"]
     answer = b" ".join(chosen) + b"\n"
     return (answer * (size // len(answer) + 1))[:size]
