@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["support.tiers", "support.s3", "support.azure"]
+pytest_plugins = ["support.tiers", "support.laptop", "support.s3", "support.azure"]
 
 # The same examples on every machine and in every run: what fails in CI fails here.
 settings.register_profile("same-everywhere", derandomize=True, deadline=None, print_blob=True)

@@ -143,20 +143,6 @@ class Cluster:
             raise NameTaken(f"Job {namespace}/{name} belongs to somebody else")
         return found
 
-    async def get_job(self, namespace: str, name: str, uid: str) -> Mapping[str, Any] | None:
-        """A Job as it is now; None if it, or whoever has its name, is another.
-
-        Raises:
-            Refused: the API server does not say.
-        """
-        try:
-            found = await self._request("GET", f"{_JOBS.format(namespace=namespace)}/{name}")
-        except Refused as refused:
-            if refused.code != 404:
-                raise
-            return None
-        return _object(found) if found["metadata"]["uid"] == uid else None
-
     async def get_jobs(
         self, namespace: str, run: str, wanted: Mapping[str, str]
     ) -> dict[str, Mapping[str, Any] | None]:
@@ -173,9 +159,10 @@ class Cluster:
             Refused: the API server does not say.
         """
         if len(wanted) <= MOST_AT_ONCE:
-            asked = (self.get_job(namespace, name, uid) for uid, name in wanted.items())
+            path = _JOBS.format(namespace=namespace)
+            asked = (self._find(f"{path}/{name}", uid) for uid, name in wanted.items())
             return dict(zip(wanted, await asyncio.gather(*asked), strict=True))
-        query = {"labelSelector": f"{names.RUN_LABEL}={run}"}
+        query = {"labelSelector": names.run_selector(run)}
         found = await self._request("GET", _JOBS.format(namespace=namespace), query=query)
         there = {one["metadata"]["uid"]: _object(one) for one in found["items"] or ()}
         return {uid: there.get(uid) for uid in wanted}
@@ -254,15 +241,20 @@ class Cluster:
             Gone: it is no longer there.
             Refused: the API server does not say.
         """
+        found = await self._find(f"{_RUNS.format(namespace=namespace)}/{name}", uid)
+        if found is None:
+            raise Gone
+        return found
+
+    async def _find(self, path: str, uid: str) -> Mapping[str, Any] | None:
+        """An object as it is now; None if it, or whoever has its name, is another."""
         try:
-            found = await self._request("GET", f"{_RUNS.format(namespace=namespace)}/{name}")
+            found = await self._request("GET", path)
         except Refused as refused:
             if refused.code != 404:
                 raise
-            raise Gone from None
-        if found["metadata"]["uid"] != uid:
-            raise Gone
-        return _object(found)
+            return None
+        return _object(found) if found["metadata"]["uid"] == uid else None
 
     async def uids_of_children(self, namespace: str, run: str) -> set[str]:
         """Uids of all Jobs and pods of a run; an empty list of names only has null for its items.
@@ -270,7 +262,7 @@ class Cluster:
         Raises:
             Refused: the API server does not say.
         """
-        query = {"labelSelector": f"{names.RUN_LABEL}={run}"}
+        query = {"labelSelector": names.run_selector(run)}
         lists = [
             await self._request(
                 "GET", path.format(namespace=namespace), query=query, accept=_NAMES_ONLY

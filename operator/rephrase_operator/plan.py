@@ -404,10 +404,9 @@ class _Workers:
         that still waits for a node would come too late.
         """
         latest = {job.slot: job for job in jobs}  # they come by slot and attempt
-        alone = list(latest.values())
         # two operators that did not know of each other's Job: both keep the same one
         extra = [(job, "another Job has its slot") for job in jobs if job is not latest[job.slot]]
-        for pool, mine in _by_pool(alone).items():
+        for pool, mine in _by_pool(latest.values()).items():
             mine.sort(key=lambda job: (self._observed.has_node(job), self._rate(job), -job.slot))
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             over = len(mine) - self.ceilings.get(pool, 0)

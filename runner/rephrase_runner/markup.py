@@ -1,13 +1,16 @@
 """HTML from plain calls, in which no text can become markup by being forgotten. Pure.
 
-Only `tag` and `joined` make `Markup`; whatever else stands in a page is a string, and is escaped when it is
+Only what is here makes `Markup`; whatever else stands in a page is a string, and is escaped when it is
 put there.
 """
 
 import html
 import re
 from collections.abc import Iterable
+from importlib import resources
 
+# nothing in a page may be fetched or run, whatever a document has put there
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _VOID = frozenset({"meta", "br"})
 _NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 """What HTML has no spelling for, and what would not encode."""
@@ -49,3 +52,18 @@ def tag(name: str, /, *parts: str, **attributes: str | float | None) -> Markup:
     if name in _VOID:
         return Markup(f"<{name}{given}>")
     return Markup(f"<{name}{given}>{joined(parts)}</{name}>")
+
+
+def html_document(title: str, body: Markup) -> str:
+    """A page that is one file, in the style that all pages have."""
+    style = resources.files("rephrase_runner").joinpath("page.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Markup(style)),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"

@@ -5,14 +5,13 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib import resources
 
 from rephrase_api import cost
 from rephrase_api.words import duration
 from rephrase_runner import charts, openings
 from rephrase_runner.figures import Figures, Money, PromptFigures, Rewrite, Shown, warnings
 from rephrase_runner.histogram import added, following, quantile
-from rephrase_runner.markup import Markup, joined, tag
+from rephrase_runner.markup import Markup, html_document, joined, tag
 
 UNKNOWN = "unknown"
 _TEXT_CHARACTERS = 20_000
@@ -24,22 +23,10 @@ _ARITHMETIC = {
     "none": "no digit",
 }
 _SPEED_ROWS = 24
-# nothing in the page may be fetched or run, whatever a document has put there
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def render(figures: Figures) -> str:
     """The page."""
-    title = f"Rephrase report: {_model(figures)}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", _style()),
-    )
     sections = [
         _account(figures),
         _speed(figures),
@@ -62,12 +49,7 @@ def render(figures: Figures) -> str:
             "those of the store, in UTC. Made from the run's own records; `rephrase verify` proves them.",
         ),
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _style() -> Markup:
-    text = resources.files("rephrase_runner").joinpath("page.css").read_text(encoding="utf-8")
-    return Markup(text)
+    return html_document(f"Rephrase report: {_model(figures)}", body)
 
 
 # -- the head --

@@ -3,13 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from rephrase_runner.markup import Markup, tag
+from rephrase_runner.markup import Markup, html_document, tag
 from rephrase_runner.openings import WARN_AT, beginning, collapse
 from rephrase_runner.rows import Document, Sample, Status
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 NOTHING = "-"
 COLUMNS = ("prompt", "model", "tokens", "ends", "flags", "form", "begin alike", "left out")
 
@@ -122,16 +120,6 @@ def speed(model: ModelPreview) -> str:
 
 def render(preview: Preview, *, run: str) -> str:
     """The page: one file, no script, no network."""
-    css = resources.files("rephrase_runner").joinpath("page.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"Rephrase preview: {run}"),
-        tag("style", Markup(css)),
-    )
     count = len(preview.documents)
     body = tag(
         "body",
@@ -148,7 +136,7 @@ def render(preview: Preview, *, run: str) -> str:
         ),
         tag("main", _figures(preview), *_documents(preview)),
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+    return html_document(f"Rephrase preview: {run}", body)
 
 
 def _figures(preview: Preview) -> Markup:

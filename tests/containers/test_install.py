@@ -78,7 +78,7 @@ class Cluster:
 
     def workers(self) -> list[dict[str, Any]]:
         """Pods of workers that are ready: they answer."""
-        labels = f"{names.RUN_LABEL}={RUN},{names.ROLE_LABEL}={names.WORKER}"
+        labels = names.worker_selector(RUN)
         found = self.client.in_namespace(NAMESPACE).list("pods", labels=labels)
         there = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return [pod for pod in there if pod["status"]["phase"] == "Running"]

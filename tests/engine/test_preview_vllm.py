@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from support.laptop import Laptop
 from support.manifests import BUILT_IN, a_manifest
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture
-def laptop(tmp_path: Path) -> Iterator[Laptop]:
-    machine = Laptop(tmp_path)
-    yield machine
-    machine.lose_power()
 
 
 @pytest.fixture

@@ -2,20 +2,11 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from support.laptop import Laptop
 from support.runs import small_run
-
-
-@pytest.fixture
-def laptop(tmp_path: Path) -> Iterator[Laptop]:
-    """A machine with nothing on it yet; whatever still runs at the end is killed."""
-    machine = Laptop(tmp_path)
-    yield machine
-    machine.lose_power()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 from rephrase_runner.engines.vllm_metrics import PASSED_ON
 from support.exposed import a_driver, a_worker, an_operator
 from support.live_prometheus import Prometheus
+from support.loopback import in_thread
 from support.tiers import ROOT
 from support.waiting import wait_until
 
@@ -55,14 +56,8 @@ def served(pages: dict[str, Iterator[bytes]]) -> Iterator[str]:
         request_queue_size = 1024
 
     server = Server(("127.0.0.1", 0), Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with in_thread(server) as address:
+        yield address
 
 
 def test_a_thousand_workers_cost_prometheus_what_is_documented(tmp_path: Path) -> None:

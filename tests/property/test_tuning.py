@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rephrase_runner.tuning import MARGIN, Args, Attempt, Trial, search, tiers
+from support.tuning import searched
 
 BASE = ("--max-num-seqs=128",)
 
@@ -35,14 +36,7 @@ def test_the_fastest_of_what_was_tried_wins_in_time_and_nothing_hopeless_is_trie
         return Trial(args, speeds.get(number, 10.0), start, window)
 
     going = search(BASE, tiers("VLLM", gpus=1, base=BASE), seconds=seconds, window_seconds=10)
-    trials: list[Trial] = []
-    try:
-        attempt = next(going)
-        while True:
-            trials.append(engine(attempt))
-            attempt = going.send(trials[-1])
-    except StopIteration as stop:
-        verdict = stop.value
+    verdict, trials = searched(going, engine)
 
     assert sum(one.seconds for one in trials) <= seconds + 1e-6
     failed = [one.args for one in trials if one.out_of_memory or one.reason == "broken"]
@@ -55,5 +49,6 @@ def test_the_fastest_of_what_was_tried_wins_in_time_and_nothing_hopeless_is_trie
         assert fastest is not None
         assert fastest < rates[BASE] * MARGIN
     else:
+        assert verdict.rate is not None
         assert verdict.rate == fastest
         assert verdict.rate >= rates.get(BASE, 0) * MARGIN

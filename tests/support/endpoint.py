@@ -17,6 +17,7 @@ from rephrase_runner.engines import EngineSettings, build
 from rephrase_runner.engines.base import Completion, Request, RequestFailed, Sampling
 from rephrase_runner.engines.message_tokenizer import MessageTokenizer
 from support.engine_suite import DOCUMENT
+from support.loopback import served
 
 MODEL = "the-model"
 Fault = Callable[[web.Request], Any]
@@ -172,13 +173,6 @@ async def endpoint(
     found = Endpoint(loaded, context_tokens, model)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/v1/chat/completions", found.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    found.url = f"http://{host}:{port}/v1"
-    try:
+    async with served(app) as (host, port):
+        found.url = f"http://{host}:{port}/v1"
         yield found
-    finally:
-        await runner.cleanup()

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pytest
 
 from support.manifests import write_manifest
 from support.waiting import wait_until
@@ -267,3 +268,11 @@ def tree(folder: Path, *, but: Iterable[str] = ()) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not (name := str(path.relative_to(folder))).startswith(left_out)
     }
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Iterator[Laptop]:
+    """A machine with nothing on it yet; whatever still runs at the end is killed."""
+    machine = Laptop(tmp_path)
+    yield machine
+    machine.lose_power()

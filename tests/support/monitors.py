@@ -5,7 +5,6 @@ Debian's Prometheus finds no pods by itself: it is told them here over HTTP, by 
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,7 @@ from typing import Any
 from support.cluster.client import Client
 from support.cluster.wire import Object
 from support.helm import render
+from support.loopback import in_thread
 
 MONITORS = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PodMonitor")
 _META = "__meta_kubernetes_pod"
@@ -35,14 +35,8 @@ def discovery(client: Client) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Targets)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with in_thread(server) as address:
+        yield f"http://{address}/"
 
 
 def _targets(pod: Object) -> Iterator[dict[str, Any]]:

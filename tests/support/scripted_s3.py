@@ -18,6 +18,8 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from support.loopback import served
+
 Answer = Literal["500", "503", "409", "403", "cut", "hang"]
 
 
@@ -143,11 +145,6 @@ async def scripted_s3() -> AsyncIterator[ScriptedS3]:
     server = ScriptedS3()
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{bucket}{key:(/.*)?}", server.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with served(app) as (host, port):
+        server.endpoint = f"http://{host}:{port}"
         yield server
-    finally:
-        await runner.cleanup()

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from rephrase_runner.store import StorageOptions, Store
+from support.loopback import answering
 
 TOKEN = "token-of-the-pod"
 
@@ -49,16 +50,8 @@ class Cloud:
 
 @asynccontextmanager
 async def serving(cloud: Cloud) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", cloud.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with answering(cloud.handle) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from rephrase_operator.cluster import (
     Refused,
 )
 from rephrase_operator.driver_client import DriverClient
+from support.loopback import Answer, answering
 from support.waiting import eventually
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Connect = Callable[[Answer], AbstractAsyncContextManager[Cluster]]
 JOB: dict[str, Any] = {
     "metadata": {"namespace": "here", "name": "run-driver", "ownerReferences": [{"uid": "ours"}]}
@@ -43,28 +43,13 @@ RUN: dict[str, Any] = {
 }
 
 
-@asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[tuple[str, int]]:
-    """A server that gives this answer to every request; its host and port."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield "127.0.0.1", int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
 def connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Connect:
     """A connection to an API server that answers by script."""
 
     @asynccontextmanager
     async def connect(answer: Answer) -> AsyncIterator[Cluster]:
-        async with serving(answer) as (host, port):
+        async with answering(answer) as (host, port):
             config = tmp_path / "kubeconfig"
             config.write_text(
                 yaml.safe_dump(
@@ -142,11 +127,14 @@ async def test_a_job_that_is_gone_or_another_by_now_is_none(connected: Connect) 
         return web.json_response({"metadata": {"name": "run-w000-1", "uid": "its-own"}})
 
     async with connected(answer) as cluster:
-        found = await cluster.get_job("here", "run-w000-1", "its-own")
-        assert found is not None
-        assert found["metadata"]["uid"] == "its-own"
-        assert await cluster.get_job("here", "run-w000-1", "of-the-last") is None
-        assert await cluster.get_job("here", "gone", "its-own") is None
+        wanted = {"its-own": "run-w000-1", "of-the-last": "run-w000-1", "its-end": "gone"}
+        found = await cluster.get_jobs("here", "run", wanted)
+
+    assert found == {
+        "its-own": {"metadata": {"name": "run-w000-1", "uid": "its-own"}},
+        "of-the-last": None,
+        "its-end": None,
+    }
 
 
 async def test_a_job_is_deleted_with_its_pods_and_only_that_very_job(connected: Connect) -> None:
@@ -301,8 +289,8 @@ async def test_requests_that_wait_for_their_turn_are_not_sent_after_it_has_asked
         return web.json_response({"message": "busy"}, status=429, headers={"Retry-After": "60"})
 
     async with connected(answer) as cluster:
-        jobs = (cluster.get_job("here", f"run-w{slot}", "uid") for slot in range(100))
-        told = await asyncio.gather(*jobs, return_exceptions=True)
+        runs = (cluster.get_run("here", f"run-{number}", "uid") for number in range(100))
+        told = await asyncio.gather(*runs, return_exceptions=True)
 
     assert all(isinstance(one, Refused) for one in told)
     assert len(asked) <= MOST_AT_ONCE
@@ -385,7 +373,7 @@ async def driver(answer: Answer) -> AsyncIterator[Progress | None]:
     client = DriverClient()
     await client.open()
     try:
-        async with serving(answer) as (host, port):
+        async with answering(answer) as (host, port):
             yield await client.progress(host, port)
     finally:
         await client.close()

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from rephrase_runner.spot_notice import Cloud, watch
+from support.loopback import answering
 
 POLL_SECONDS = 0.01
 
@@ -55,15 +56,8 @@ class Metadata:
 
 @asynccontextmanager
 async def serving(service: Metadata) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", service.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with answering(service.handle) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 async def asked_again(service: Metadata, times: int = 4) -> None:

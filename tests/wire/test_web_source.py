@@ -13,6 +13,7 @@ from rephrase_api.v1alpha1.source import Source, SourceFormat
 from rephrase_runner.listing import Files, ListedFile, Listing, list_files
 from rephrase_runner.source import scan
 from rephrase_runner.store import SourceChanged, StorageOptions, Unclear
+from support.loopback import served
 
 PLAIN = StorageOptions(allow_http=True)
 
@@ -50,15 +51,9 @@ async def a_site() -> AsyncIterator[Site]:
     found = Site()
     app = web.Application()
     app.router.add_get("/{path:.*}", found.handle, allow_head=False)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    found.url = f"http://{host}:{port}"
-    try:
+    async with served(app) as (host, port):
+        found.url = f"http://{host}:{port}"
         yield found
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from rephrase_runner.tuning import (
     tiers,
 )
 from support.manifests import merged
+from support.tuning import searched
 
 SMALL: dict[str, Any] = {
     "source": {"uri": "s3://corpus/web"},
@@ -43,17 +44,10 @@ def trial(attempt: Attempt, rate: float | None, *, start: float = 10, reason: st
     )
 
 
-def searched(
+def tuned(
     engine: Callable[[Attempt], Trial], *, base: Args = (), seconds: float = 3600
 ) -> tuple[Verdict, list[Trial]]:
-    going, trials = search(base, TIERS, seconds=seconds, window_seconds=10), []
-    try:
-        attempt = next(going)
-        while True:
-            trials.append(engine(attempt))
-            attempt = going.send(trials[-1])
-    except StopIteration as stop:
-        return stop.value, trials
+    return searched(search(base, TIERS, seconds=seconds, window_seconds=10), engine)
 
 
 # -- the steady window --
@@ -87,7 +81,7 @@ def test_the_run_itself_is_measured_first_and_what_is_fastest_wins() -> None:
         ("--max-num-seqs=1024", "--enforce-eager"): 150,
     }
 
-    verdict, trials = searched(lambda attempt: trial(attempt, rates.get(attempt.args, 90)))
+    verdict, trials = tuned(lambda attempt: trial(attempt, rates.get(attempt.args, 90)))
 
     assert trials[0].args == ()
     assert verdict == Verdict(("--max-num-seqs=1024", "--enforce-eager"), 150, 100)
@@ -101,14 +95,14 @@ def test_the_winner_and_the_run_itself_are_measured_once_more_for_the_same_time(
         lucky = len(windows) == 2  # one of the first round, by chance
         return trial(attempt, 200 if lucky else 100)
 
-    verdict, _ = searched(engine)
+    verdict, _ = tuned(engine)
 
     assert windows[-2:] == [((), 20), (("--max-num-seqs=512",), 20)]
     assert verdict == Verdict((), 100, 100)
 
 
 def test_a_gain_of_a_percent_or_two_is_none() -> None:
-    verdict, _ = searched(lambda attempt: trial(attempt, 102 if attempt.args else 100))
+    verdict, _ = tuned(lambda attempt: trial(attempt, 102 if attempt.args else 100))
 
     assert verdict.best == ()
 
@@ -118,7 +112,7 @@ def test_running_out_of_memory_is_a_result_and_nothing_larger_is_tried() -> None
         too_much = "--max-num-seqs=512" in attempt.args
         return trial(attempt, None, reason="out of memory") if too_much else trial(attempt, 100)
 
-    verdict, trials = searched(engine, base=("--max-num-seqs=128",))
+    verdict, trials = tuned(engine, base=("--max-num-seqs=128",))
 
     assert "--max-num-seqs=1024" not in {argument for one in trials for argument in one.args}
     assert [one.args for one in trials].count(("--max-num-seqs=512",)) == 1
@@ -129,7 +123,7 @@ def test_settings_that_fail_otherwise_are_not_tried_again() -> None:
     def engine(attempt: Attempt) -> Trial:
         return trial(attempt, None if "--enforce-eager" in attempt.args else 100, reason="broken")
 
-    _, trials = searched(engine)
+    _, trials = tuned(engine)
 
     assert sum("--enforce-eager" in one.args for one in trials) == 1
 
@@ -139,19 +133,19 @@ def test_where_the_runs_own_settings_do_not_work_others_are_found() -> None:
         fits = "--max-num-seqs=64" in attempt.args
         return trial(attempt, 80) if fits else trial(attempt, None, reason="out of memory")
 
-    verdict, _ = searched(engine, base=("--max-num-seqs=256",))
+    verdict, _ = tuned(engine, base=("--max-num-seqs=256",))
 
     assert verdict == Verdict(("--max-num-seqs=64",), 80, None)
 
 
 def test_where_nothing_works_there_is_no_winner() -> None:
-    verdict, _ = searched(lambda attempt: trial(attempt, None, reason="broken"))
+    verdict, _ = tuned(lambda attempt: trial(attempt, None, reason="broken"))
 
     assert verdict == Verdict(None, None, None)
 
 
 def test_with_little_time_fewer_settings_are_tried_the_first_ones() -> None:
-    verdict, trials = searched(lambda attempt: trial(attempt, 100), seconds=180)
+    verdict, trials = tuned(lambda attempt: trial(attempt, 100), seconds=180)
 
     tried = {argument for one in trials for argument in one.args}
     assert "--max-num-seqs=512" in tried
@@ -161,7 +155,7 @@ def test_with_little_time_fewer_settings_are_tried_the_first_ones() -> None:
 
 
 def test_where_starts_are_slow_one_other_setting_is_tried_at_least() -> None:
-    _, trials = searched(lambda attempt: trial(attempt, 100, start=100), seconds=230)
+    _, trials = tuned(lambda attempt: trial(attempt, 100, start=100), seconds=230)
 
     assert [one.args for one in trials] == [(), ("--max-num-seqs=512",)]
 
