@@ -341,7 +341,10 @@ NUMBERS = (
         "Preempted pods",
         "short",
         "Pods preempted, evicted or lost with their node in the last hour; no retry is used up.",
-        {"{{pool}}": f"sum by (pool) ({lately(of_run('disruptions', 'pool'))})"},
+        {
+            "{{pool}}, {{reason}}": "sum by (pool, reason) "
+            f"({lately(of_run('disruptions', 'pool', 'reason'))})"
+        },
     ),
     Panel(
         "Failed pods",

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from rephrase_api.v1alpha1.conditions import ConditionStatus, ConditionType, Reason
 from rephrase_api.v1alpha1.status import Cost, RephraseRunStatus, SettledPool, TokenCounts
-from rephrase_operator.observed import Ending, PodSeen
+from rephrase_operator.observed import Disruption, Ending, PodSeen
 
 _RUN = ("namespace", "run")
 _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
@@ -84,7 +84,13 @@ class Metrics:
             "currency",
         )
         self._budget = self._gauge("budget", "Money that may be spent.", "currency")
-        self._disruptions = self._gauge("disruptions", "Pods lost to preemption.", "pool")
+        self._disruptions = self._gauge(
+            "disruptions",
+            "Pods whose place was taken, by reason (Preempted: for a pod of higher priority; Evicted: told "
+            "to go; Lost: without notice, as with their node).",
+            "pool",
+            "reason",
+        )
         self._failures = self._gauge("worker_failures", "Pods that failed by themselves.", "pool")
         self._condition = self._gauge(
             "condition",
@@ -273,7 +279,10 @@ class Metrics:
         # none so far is told as 0: an alert sees how many came, also where the first come together
         ended = {pool.name: SettledPool(name=pool.name) for pool in pools}
         for settled in (ended | {one.name: one for one in status.settled}).values():
-            yield self._disruptions, (settled.name,), settled.disruptions
+            evicted = settled.disruptions - settled.preempted - settled.lost
+            yield self._disruptions, (settled.name, Disruption.PREEMPTED), settled.preempted
+            yield self._disruptions, (settled.name, Disruption.LOST), settled.lost
+            yield self._disruptions, (settled.name, Disruption.EVICTED), evicted
             yield self._failures, (settled.name,), settled.failures
         refused = any(
             one.type == ConditionType.ACCEPTED and one.status is ConditionStatus.FALSE

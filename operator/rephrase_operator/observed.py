@@ -7,7 +7,7 @@ ended pod is judged (`Ending`) follows the Job controller and the kubelet of Kub
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,8 @@ from rephrase_api.progress import Progress
 
 _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _LOST_CONTAINER = {"ContainerStatusUnknown", "Unknown"}
+_TOLD_TO_GO = {"EvictionByEvictionAPI", "TerminationByKubelet"}
+"""Of the reasons of condition DisruptionTarget (KEP-3329); a taint's comes when a node dies too."""
 
 
 _NO_CAPACITY = ("InsufficientCapacityError", "NotTriggerScaleUp", "filtered out all available")
@@ -39,6 +41,17 @@ class Ending(Enum):
     """Its node was taken, or would not have it: no fault of the worker."""
     FAILURE = "failure"
     """The worker failed by itself."""
+
+
+class Disruption(StrEnum):
+    """How a worker's place was taken; the label `reason` of `rephrase_run_disruptions`."""
+
+    PREEMPTED = "Preempted"
+    """The scheduler gave it to a pod of higher priority."""
+    EVICTED = "Evicted"
+    """It was told to go, with time to save: a drain, a spot notice, pressure on the node, a deletion."""
+    LOST = "Lost"
+    """It ended unseen: its node or pod went without notice, or the kubelet did not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +339,16 @@ def ending(pod: PodSeen, *, job: JobSeen | None) -> Ending:
     if pod.exit_code == ExitCode.DRAINED or pod.deletion is not None or rejected or lost:
         return Ending.DISRUPTION
     return Ending.FAILURE
+
+
+def disruption(pod: PodSeen) -> Disruption:
+    """How the place of a pod was taken whose end is `Ending.DISRUPTION`."""
+    if pod.disruption == "PreemptionByScheduler":
+        return Disruption.PREEMPTED
+    told = pod.disruption in _TOLD_TO_GO or pod.reason == "Evicted"
+    if not told and (pod.exit_code is None or pod.reason in _LOST_CONTAINER):
+        return Disruption.LOST
+    return Disruption.EVICTED
 
 
 def doubtful(observed: Observed, *, settled: Collection[str]) -> list[JobSeen]:

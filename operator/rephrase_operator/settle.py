@@ -21,7 +21,7 @@ from rephrase_api.v1alpha1.status import (
     SettledPool,
 )
 from rephrase_operator.availability import why_it_failed
-from rephrase_operator.observed import Ending, Observed, PodSeen, ending
+from rephrase_operator.observed import Disruption, Ending, Observed, PodSeen, disruption, ending
 
 MAX_SETTLING = 1024
 MAX_RECENT_FAILURES = 10
@@ -85,10 +85,13 @@ def settle(
     found = [(pod, ending(pod, job=observed.job_of(pod))) for pod in ended]
     for pod, end in found:
         before = pools.get(pod.pool, SettledPool(name=pod.pool))
+        taken = disruption(pod) if end is Ending.DISRUPTION else None
         pools[pod.pool] = before.model_copy(
             update={
                 "gpu_seconds": round(before.gpu_seconds + held_seconds(pod, now), 1),
-                "disruptions": before.disruptions + (end is Ending.DISRUPTION),
+                "disruptions": before.disruptions + (taken is not None),
+                "preempted": before.preempted + (taken is Disruption.PREEMPTED),
+                "lost": before.lost + (taken is Disruption.LOST),
                 "failures": before.failures + (end is Ending.FAILURE),
             }
         )

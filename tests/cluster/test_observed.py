@@ -240,7 +240,9 @@ def agrees(prometheus: Prometheus, run: Object, manifest: dict[str, Any]) -> boo
         matchers = ", ".join(
             f'{name}="{value}"' for name, value in {"run": "test", **labels}.items()
         )
-        return prometheus.value(f"sum(max by (pool, useful) (rephrase_run_{metric}{{{matchers}}}))")
+        return prometheus.value(
+            f"sum(max by (pool, useful, reason) (rephrase_run_{metric}{{{matchers}}}))"
+        )
 
     tokens, cost = manifest["tokens"], run["status"]["cost"]
     return (

@@ -125,6 +125,22 @@ def test_pools_without_an_end_so_far_are_told_as_none_so_that_the_first_can_be_s
     assert failures == {"pool-0": 0, "pool-1": 8}
 
 
+def test_disruptions_by_reason_add_up_to_those_of_the_status() -> None:
+    metrics = Metrics()
+    pool = {"name": "pool-1", "disruptions": 9, "preempted": 2, "lost": 3}
+    record(metrics, settled=[pool])
+
+    found = {
+        (sample.labels["pool"], sample.labels["reason"]): sample.value
+        for family in metrics.registry.collect()
+        if family.name == "rephrase_run_disruptions"
+        for sample in family.samples
+    }
+    none = {("pool-0", reason): 0 for reason in ("Preempted", "Evicted", "Lost")}
+    of_one = {("pool-1", "Preempted"): 2, ("pool-1", "Evicted"): 4, ("pool-1", "Lost"): 3}
+    assert found == none | of_one
+
+
 @pytest.mark.parametrize(("accepted", "told"), [("True", 0), ("False", None)])
 def test_no_driver_is_missed_of_a_run_that_waits_for_its_turn_or_is_refused(
     accepted: str, told: float | None

@@ -11,7 +11,7 @@ from rephrase_api.v1alpha1.status import (
     SettledPool,
     StopStatus,
 )
-from rephrase_operator.observed import Ending, JobSeen, Observed, PodSeen
+from rephrase_operator.observed import Disruption, Ending, JobSeen, Observed, PodSeen, disruption
 from rephrase_operator.settle import MAX_SETTLING, Settlement, seconds_by_pool, settle
 from support.looks import (
     NOW,
@@ -69,7 +69,28 @@ def test_a_pod_that_was_only_seen_going_is_counted_until_it_went() -> None:
 
     found = settled(NOTHING, observed([job], [gone]))
 
-    assert found.pools["default"] == SettledPool(name="default", gpu_seconds=60, disruptions=1)
+    assert found.pools["default"] == SettledPool(
+        name="default", gpu_seconds=60, disruptions=1, lost=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason"),
+    [
+        (a_preempted_pod(disruption="PreemptionByScheduler"), Disruption.PREEMPTED),
+        (a_preempted_pod(), Disruption.EVICTED),
+        (a_preempted_pod(exit_code=None), Disruption.EVICTED),
+        (a_preempted_pod(disruption="DeletionByTaintManager"), Disruption.EVICTED),
+        (a_preempted_pod(disruption="DeletionByTaintManager", exit_code=None), Disruption.LOST),
+        (a_preempted_pod(disruption="DeletionByPodGC", exit_code=None), Disruption.LOST),
+        (an_ended_pod(exit_code=75), Disruption.EVICTED),  # a spot notice
+        (an_ended_pod(exit_code=None, reason="Evicted"), Disruption.EVICTED),
+        (an_ended_pod(exit_code=None, reason="OutOfcpu"), Disruption.LOST),
+        (an_ended_pod(exit_code=137, reason="ContainerStatusUnknown"), Disruption.LOST),
+    ],
+)  # fmt: skip
+def test_whether_a_lost_worker_was_told_to_go_can_be_seen(pod: PodSeen, reason: Disruption) -> None:
+    assert disruption(pod) is reason
 
 
 def test_no_more_pods_are_taken_than_the_list_may_hold() -> None:

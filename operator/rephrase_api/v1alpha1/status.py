@@ -328,6 +328,11 @@ class SettledPool(Model):
     """Seconds for which GPUs were held, times their number."""
     disruptions: Count = 0
     """Pods lost to preemption and eviction."""
+    preempted: Count = 0
+    """Of these, pods whose place the scheduler gave to a pod of higher priority."""
+    lost: Count = 0
+    """Of these, pods that ended unseen: their node or they went without notice, or the kubelet did not
+    take them. The others were told to go and had time to save."""
     failures: Count = 0
     """Pods that failed by themselves."""
     price: Amount | None = None
