@@ -7,7 +7,6 @@ say. `Memory` holds what no watch has told, or tells again.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -42,15 +41,8 @@ from rephrase_operator.limits import not_allowed
 from rephrase_operator.look import decide
 from rephrase_operator.memory import Memory
 from rephrase_operator.metrics import Metrics
-from rephrase_operator.observed import (
-    JobSeen,
-    Observed,
-    PodSeen,
-    doubtful,
-    job_seen,
-    pod_seen,
-    telling,
-)
+from rephrase_operator.observed import JobSeen, PodSeen, job_seen, pod_seen
+from rephrase_operator.observing import Observer
 from rephrase_operator.plan import (
     Action,
     DeleteJob,
@@ -68,9 +60,6 @@ from rephrase_operator.verdict import Cause, true_condition
 logger = logging.getLogger(__name__)
 _RUN_RESOURCE = (names.GROUP, names.VERSION, names.PLURAL)
 _OURS = {names.RUN_LABEL: kopf.PRESENT}
-_BLOCKED_SECONDS = 3
-"""A Job without a pod for so long is asked for the reason."""
-_MOST_QUESTIONS = 5
 _CHECK_AGAIN_SECONDS = 15
 """After the API server has refused the Jobs of a spec."""
 _GRACE_AFTER_GRACE_SECONDS = 30
@@ -93,6 +82,7 @@ class Handlers:
         self._price_file = PriceFile(settings.prices)
         self._cluster = Cluster(self.metrics.request)
         self._drivers = DriverClient()
+        self._observer = Observer(self._cluster, self._drivers, settings)
         self._memories: dict[str, Memory] = {}
         self._last_look: datetime | None = None
 
@@ -247,11 +237,13 @@ class Handlers:
         over = true_condition(before, ConditionType.COMPLETE) or true_condition(
             before, ConditionType.FAILED
         )
-        await self._call_roll(run, memory, [*jobs.get(key, ()), *pods.get(key, ())])
+        await self._observer.call_roll(run, memory, [*jobs.get(key, ()), *pods.get(key, ())])
         if memory.namespace_ends:
             await self._let_go(run, jobs.get(key, ()))
             return
-        observed = await self._observe(run, before, memory, jobs.get(key, ()), pods.get(key, ()))
+        observed = await self._observer.observe(
+            run, before, memory, jobs.get(key, ()), pods.get(key, ())
+        )
         now = _now()
         prices = self.prices_of(run)
         refused = None if over else _refusal(run, key, self._claims(run, outputs), prices)
@@ -296,24 +288,6 @@ class Handlers:
         self.metrics.price_list_refused.set(self._price_file.refused)
         return found
 
-    async def _call_roll(
-        self, run: RephraseRun, memory: Memory, known: list[JobSeen | PodSeen]
-    ) -> None:
-        """Find out which Jobs and pods, or the run itself, went while no watch could tell.
-
-        After a watch that was too old kopf lists anew; what has gone meanwhile stays in its indexes.
-        """
-        if not memory.roll_call_is_due(known, _now()):
-            return
-        namespace, name = run.metadata.namespace or "", run.metadata.name
-        memory.latest = await self._cluster.get_run(namespace, name, run.metadata.uid or "")
-        there = await self._cluster.uids_of_children(namespace, name)
-        with suppress(InvalidSpec):  # of such a spec there is no Job to ask with
-            job = driver_job(run, settings=self.settings)
-            memory.namespace_ends = await self._cluster.is_ending(namespace, job)
-        for one in memory.call_roll(known, there, _now()):
-            logger.warning("went unseen", extra={"run": name, "object": one.name})
-
     async def _let_go(self, run: RephraseRun, jobs: Iterable[JobSeen]) -> None:
         """Delete the Jobs of a run whose namespace is being deleted.
 
@@ -334,59 +308,6 @@ class Handlers:
 
     def _lives(self, claim: Claim) -> bool:
         return claim.uid not in self._memories or not self._memories[claim.uid].over
-
-    async def _observe(
-        self,
-        run: RephraseRun,
-        before: RephraseRunStatus,
-        memory: Memory,
-        jobs: Iterable[JobSeen],
-        pods: Iterable[PodSeen],
-    ) -> Observed:
-        uid = run.metadata.uid
-        mine, ours = memory.children(
-            before,
-            (job for job in jobs if job.owner == uid),
-            (pod for pod in pods if pod.run == uid),
-        )
-        observed = Observed(mine, ours, None, {}, dict(memory.attempts))
-        in_doubt = doubtful(observed, settled=before.settling)
-        if in_doubt:
-            observed = replace(observed, jobs=await self._read_anew(mine, in_doubt, run, memory))
-        driver = observed.driver_pod
-        progress = None
-        if driver is not None and driver.phase == "Running" and driver.ip and driver.port:
-            progress = await self._drivers.progress(driver.ip, driver.port)
-        warnings = await self._warnings(run.metadata.namespace or "", observed)
-        return replace(observed, progress=progress, warnings=warnings)
-
-    async def _read_anew(
-        self, jobs: Iterable[JobSeen], in_doubt: Iterable[JobSeen], run: RephraseRun, memory: Memory
-    ) -> list[JobSeen]:
-        """The Jobs, with those in doubt as the API server has them now."""
-        namespace = run.metadata.namespace or ""
-        wanted = {job.uid: job.name for job in in_doubt}
-        found = await self._cluster.get_jobs(namespace, run.metadata.name, wanted)
-        memory.vanished.update(uid for uid, job in found.items() if job is None)
-        latest = {uid: job_seen(job) for uid, job in found.items() if job is not None}
-        return [latest.get(job.uid, job) for job in jobs if job.uid not in memory.vanished]
-
-    async def _warnings(self, namespace: str, observed: Observed) -> dict[str, str]:
-        """Why Jobs have no pod, pods no node, and containers do not start, for some that wait a while."""
-        late = _now() - timedelta(seconds=_BLOCKED_SECONDS)
-        waiting = [
-            job.uid
-            for job in observed.jobs
-            if not job.finished and not observed.pods_of(job) and job.created < late
-        ]
-        waiting += [
-            pod.uid
-            for pod in observed.pods
-            if pod.phase == "Pending" and pod.created < late and not pod.gone
-        ]
-        asked = waiting[:_MOST_QUESTIONS]
-        told = await asyncio.gather(*(self._cluster.warnings_of(namespace, uid) for uid in asked))
-        return {uid: telling(events) for uid, events in zip(asked, told, strict=True) if events}
 
     async def _checked(self, run: RephraseRun, memory: Memory, now: datetime) -> Cause | None:
         """Let the API server look at the Jobs this spec asks for, once for each generation."""
