@@ -190,7 +190,7 @@ class Handlers:
             memory.latest = outdated.latest
             logger.info("look at an old status", extra={"run": key[1]})
         except Gone:
-            memory.over = True
+            self._memories[body["metadata"]["uid"]] = Memory(over=True)
             self.metrics.forget(*key)
             logger.warning("run is gone", extra={"run": key[1]})
         except Refused as refused:
@@ -267,6 +267,8 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
+        if self._memories.get(run.metadata.uid or "") is not memory:
+            return  # deleted meanwhile: its series are gone, and must not come back
         self.metrics.transition(before, after, look.settlement.ended)
         if not over:
             which = {"namespace": key[0], "run": key[1], "phase": after.phase}
