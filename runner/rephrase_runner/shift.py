@@ -294,12 +294,15 @@ class Shift:
             begun = asyncio.Event()
             task = tasks.create_task(self._answer(prepared, holding, begun))
             holding.tasks.add(task)
-            task.add_done_callback(holding.tasks.discard)
-            # a task that is canceled before its first step never gives anything back itself
-            count = len(prepared.requests)
-            task.add_done_callback(
-                lambda _: None if begun.is_set() else self.answerer.slots.give(count)
-            )
+
+            def done(task: asyncio.Task[None]) -> None:
+                holding.tasks.discard(task)
+                if (
+                    not begun.is_set()
+                ):  # canceled before its first step: it gives nothing back itself
+                    self.answerer.slots.give(len(prepared.requests))
+
+            task.add_done_callback(done)
 
     async def _answer(self, prepared: Prepared, holding: Holding, begun: asyncio.Event) -> None:
         begun.set()

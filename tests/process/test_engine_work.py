@@ -34,11 +34,11 @@ class CountingTokenizer:
     def __init__(self, tokenizer: Tokenizer, counts: Counter[str]) -> None:
         self._tokenizer, self._counts = tokenizer, counts
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Sequence[int]:
         self._counts["encode"] += 1
         return self._tokenizer.encode(text)
 
-    def encode_template(self, text: str) -> list[int]:
+    def encode_template(self, text: str) -> Sequence[int]:
         self._counts["encode_template"] += 1
         return self._tokenizer.encode_template(text)
 
