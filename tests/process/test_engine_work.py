@@ -15,6 +15,7 @@ from rephrase_runner.engines.base import (
     Completion,
     Deliver,
     Engine,
+    PromptTokens,
     Request,
     RequestFailed,
     Tokenizer,
@@ -70,6 +71,9 @@ class CountingEngine:
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         self.counts["generate"] += 1
         self.counts["requests"] += len(requests)
+        prompts = [one.prompt_token_ids for one in requests]
+        shared = {id(one.document) for one in prompts if isinstance(one, PromptTokens)}
+        self.counts["token lists"] += len(shared)
         self._running += len(requests)
         self.most_running = max(self.most_running, self._running)
 
@@ -117,6 +121,8 @@ async def test_a_document_is_tokenized_once_and_asked_for_once_with_all_its_prom
     assert engine.counts["requests"] == (DOCUMENTS + 1) * prompts
     assert engine.counts["encode"] == DOCUMENTS + prompts
     assert engine.counts["decode"] == 0
+    # the tokens of a document are there once, however many prompts it has
+    assert engine.counts["token lists"] == DOCUMENTS + prompts
     # and the prompts are compiled for it, and for the documents: head and tail of each
     assert engine.counts["encode_template"] == 2 * 2 * prompts
     # it was full once, and never had more than it asked for
