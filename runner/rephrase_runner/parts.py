@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rephrase_runner.rows import Key, Sample, Status
-from rephrase_runner.schema import KEPT_PREFIX, VERSION, part_schema
+from rephrase_runner.schema import KEPT_PREFIX, VERSION, dictionary_columns, part_schema
 from rephrase_runner.seeds import sample_id
 
 FOOTER = b"rephrase"
@@ -88,17 +88,13 @@ def encode(
         arrays, schema=schema.with_metadata({FOOTER: json.dumps(footer, sort_keys=True).encode()})
     )
     sink = pa.BufferOutputStream()
-    # text is long and seldom repeats: a dictionary costs time and memory and saves nothing
-    repeated = [
-        "prompt",
-        "source_file",
-        "finish_reason",
-        "status",
-        "reason",
-        "message",
-        "flags.list.element",
-    ]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=repeated, store_schema=True)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=dictionary_columns(schema),
+        store_schema=True,
+    )
     return bytes(sink.getvalue())
 
 

@@ -1,10 +1,10 @@
 """`make bench`: what the data path costs without a model. Prints figures; fails only on wrong results.
 
-Three measurements, with the engine Echo, which answers at once:
-- a whole `rephrase run` of DOCUMENTS documents in four prompts on this machine, then `rephrase verify`;
+- A whole `rephrase run` of DOCUMENTS documents in four prompts on this machine with the engine Echo, which
+  answers at once, then `rephrase verify`;
 - such a run of a driver and one worker that tokenizes each document as SmolLM2-135M does, by the model's own
   tokenizer and by the faster one (only where the demo's model was made before: `make demo`);
-- encoding one part, in this process.
+- encoding one part, and compaction of parts to the files of a group, in this process.
 
     make bench ARGS='--documents 50000 --workers 2'
 """
@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import pydoc_data.topics
+import resource
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from rephrase_runner import parts
+from rephrase_runner.publish import GroupWriter
+from rephrase_runner.records import Group, GroupFile, data_file
 from rephrase_runner.rows import Key, Sample, Status
+from rephrase_runner.schema import output_schema
 
 PROMPTS = ("faq", "math", "table", "tutorial")
 DOCUMENT_BYTES = 4_000
@@ -37,10 +41,12 @@ DOCUMENT_BYTES = 4_000
 ANSWER_TOKENS = 360
 """The mean of FinePhrase's four prompts."""
 ANSWER_BYTES = ANSWER_TOKENS * 4
-TOKENIZED_CHARACTERS = 1_550
+TOKENIZED_CHARACTERS = 1_500
 """Of the Python manual, about 366 tokens of SmolLM2."""
 MODEL = Path("rephrase/models/SmolLM2-135M-Instruct")
 """In the user's cache folder, see `examples/demo/model.py`."""
+PARTS = 24
+"""Of a group."""
 PART_SAMPLES = 8_000
 """Of a unit of 2,000 documents in four prompts."""
 
@@ -64,12 +70,13 @@ def main() -> None:
     else:
         print(f"with exact tokenizing: not measured, {model} is not there (make demo)")
     measure_encoding()
+    with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
+        measure_publishing(Path(folder))
 
 
 def measure_run(folder: Path, documents: int, workers: int) -> None:
     """A run from its start to its manifest, and its verification."""
-    texts = [a_text(number, DOCUMENT_BYTES) for number in range(documents)]
-    size = write_source(folder / "source", texts)
+    size = write_source(folder / "source", documents)
     manifest = folder / "run.yaml"
     manifest.write_text(yaml.safe_dump(a_manifest()), encoding="utf-8")
     seconds = rephrase(folder, "run", "run.yaml", "--workers", str(workers))
@@ -94,7 +101,7 @@ def measure_tokenizing(folder: Path, documents: int, model: Path) -> None:
     """The same run with documents tokenized exactly: by the model's own tokenizer, and by the faster one."""
     manual = " ".join(pydoc_data.topics.topics.values())
     starts = [number * 61 % (len(manual) - TOKENIZED_CHARACTERS) for number in range(documents)]
-    write_source(folder / "source", [manual[at : at + TOKENIZED_CHARACTERS] for at in starts])
+    write_texts(folder / "source", [manual[at : at + TOKENIZED_CHARACTERS] for at in starts])
     digests = set()
     for kind, name in (("own", "tokenizers"), ("fast", "tokie")):
         output = folder / kind / "output"
@@ -147,8 +154,13 @@ def rate(documents: int, seconds: float) -> str:
     return f"{per_second:8,.0f} documents/s {per_second * len(PROMPTS):8,.0f} samples/s"
 
 
-def write_source(folder: Path, texts: Sequence[str]) -> int:
-    """A Parquet file of documents; returns the characters of their text."""
+def write_source(folder: Path, documents: int) -> int:
+    """A Parquet file of documents; returns the bytes of their text."""
+    return write_texts(folder, [a_text(number, DOCUMENT_BYTES) for number in range(documents)])
+
+
+def write_texts(folder: Path, texts: Sequence[str]) -> int:
+    """A Parquet file of documents with these texts; returns their characters."""
     folder.mkdir()
     ids = [f"document-{number}" for number in range(len(texts))]
     pq.write_table(pa.table({"id": ids, "text": texts}), folder / "a.parquet", row_group_size=1000)
@@ -207,7 +219,63 @@ def working_seconds(output: Path) -> float:
 
 def measure_encoding() -> None:
     """One part to bytes and back."""
-    samples = [
+    samples = some_samples(0)
+    started = time.process_time()
+    data = encoded(0, samples)
+    encoding = time.process_time() - started
+    started = time.process_time()
+    decoded = parts.decode(data)[1]
+    decoding = time.process_time() - started
+    if decoded != samples:
+        raise SystemExit("a part does not hold the samples it was made of")
+    size = sum(len(sample.text) for sample in samples) / 1e6
+    print(
+        f"part: {len(samples):,} samples, {size:,.1f} MB of text, {len(data) / 1e6:,.1f} MB encoded"
+    )
+    print(f"  encode                   {encoding:8.2f} s   {size / encoding:8,.0f} MB/s of text")
+    print(f"  decode                   {decoding:8.2f} s   {size / decoding:8,.0f} MB/s of text")
+
+
+def measure_publishing(folder: Path) -> None:
+    """Compaction: parts to the files of a group, in this process and without a store."""
+    rows = PARTS * PART_SAMPLES // len(PROMPTS)
+    files = [GroupFile(path=data_file(name, 0), prompt=name, rows=rows) for name in PROMPTS]
+    for number in range(PARTS):
+        (folder / f"{number}.part").write_bytes(encoded(number, some_samples(number)))
+    kept = pa.schema([])
+    started = time.process_time()
+    writer = GroupWriter(
+        folder,
+        Group(run="bench", first=0, end=PARTS, files=tuple(files), digest="0" * 64),
+        run="bench",
+        schema=output_schema(kept, include_source_text=False),
+        kept=kept,
+        compression="zstd",
+    )
+    for number in range(PARTS):
+        writer.add((folder / f"{number}.part").read_bytes())
+    writer.close()
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    tables = [pq.read_table(writer.path(file)) for file in files]
+    if [table.num_rows for table in tables] != [rows] * len(files):
+        raise SystemExit("rows are missing in the files of a group")
+    size = sum(table.nbytes for table in tables) / 1e6
+    print(f"publishing: {PARTS} parts, {rows * len(files):,} samples, {size:,.0f} MB of Arrow")
+    print(f"  compaction               {seconds:8.2f} s of CPU {size / seconds:,.0f} MB/s of Arrow")
+    print(f"  peak memory of all this  {peak:8,} MiB")
+
+
+def encoded(number: int, samples: list[Sample]) -> bytes:
+    """The part of a unit."""
+    origin = parts.Origin(run="bench", unit=number, plan="", etag="", filtered=0)
+    return parts.encode(samples, origin=origin, kept=pa.schema([]), source_files=["a.parquet"])
+
+
+def some_samples(number: int) -> list[Sample]:
+    """Of a unit."""
+    documents = PART_SAMPLES // len(PROMPTS)
+    return [
         Sample(
             key=Key(0, row, prompt, 0),
             source_id=f"document-{row}",
@@ -217,24 +285,9 @@ def measure_encoding() -> None:
             prompt_tokens=1100,
             completion_tokens=ANSWER_TOKENS,
         )
-        for row in range(PART_SAMPLES // len(PROMPTS))
+        for row in range(number * documents, (number + 1) * documents)
         for place, prompt in enumerate(PROMPTS)
     ]
-    origin = parts.Origin(run="bench", unit=0, plan="", etag="", filtered=0)
-    started = time.perf_counter()
-    data = parts.encode(samples, origin=origin, kept=pa.schema([]), source_files=["a.parquet"])
-    encoding = time.perf_counter() - started
-    started = time.perf_counter()
-    decoded = parts.decode(data)[1]
-    decoding = time.perf_counter() - started
-    if decoded != samples:
-        raise SystemExit("a part does not hold the samples it was made of")
-    size = sum(len(sample.text) for sample in samples) / 1e6
-    print(
-        f"part: {len(samples):,} samples, {size:,.1f} MB of text, {len(data) / 1e6:,.1f} MB encoded"
-    )
-    print(f"  encode                   {encoding:8.2f} s   {size / encoding:8,.0f} MB/s of text")
-    print(f"  decode                   {decoding:8.2f} s   {size / decoding:8,.0f} MB/s of text")
 
 
 if __name__ == "__main__":
