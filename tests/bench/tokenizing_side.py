@@ -17,7 +17,6 @@ import sys
 import time
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +87,7 @@ async def cpu_seconds_of(manifest: dict[str, Any], tokenizer: Tokenizer) -> floa
     """CPU seconds of the worker of a run, all its threads."""
 
     async def loaded(settings: EngineSettings) -> Engine:
-        args = tuple(manifest["spec"]["model"]["engine"]["args"])  # a worker has them in its launch
-        engine: Engine = engines.build(replace(settings, args=args))
+        engine: Engine = engines.build(settings)
         engine.tokenizer = tokenizer
         return engine
 
