@@ -61,6 +61,9 @@ def main() -> None:
         f"rephrase {version('rephrase')}, Python {platform.python_version()}, pyarrow "
         f"{version('pyarrow')}, {os.cpu_count()} cores, {platform.machine()}"
     )
+    measure_encoding()
+    with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
+        measure_publishing(Path(folder))  # before what takes more memory
     with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
         measure_run(Path(folder), options.documents, options.workers)
     model = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / MODEL
@@ -69,9 +72,6 @@ def main() -> None:
             measure_tokenizing(Path(folder), options.documents, model)
     else:
         print(f"with exact tokenizing: not measured, {model} is not there (make demo)")
-    measure_encoding()
-    with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
-        measure_publishing(Path(folder))
 
 
 def measure_run(folder: Path, documents: int, workers: int) -> None:
