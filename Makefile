@@ -63,6 +63,7 @@ check: $(SYNCED) ## Lint, types, import contracts, generated files up to date
 
 bench: $(SYNCED) ## Measure data path, planning and a run against bare vLLM; fails only on wrong results
 	$(RUN) python tests/bench/data_path.py $(ARGS)
+	PYTHONPATH=tests $(RUN) python tests/bench/worker.py
 	$(RUN) python tests/bench/checks.py
 	$(RUN) python tests/bench/planning.py
 	PYTHONPATH=tests $(RUN) python tests/bench/look.py

@@ -53,6 +53,8 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 30
     settings.watching.inactivity_timeout = 40
     settings.watching.chunk_size = 500
+    # `end_in_time` counts from the cleanup on; a watcher that hangs keeps kopf from coming that far
+    settings.process.ultimate_exiting_timeout = 2 * _STOP_SECONDS
     for resource in (("", "v1", "pods"), ("batch", "v1", "jobs")):
         settings.watching.label_selectors[resource] = names.RUN_LABEL
     return settings

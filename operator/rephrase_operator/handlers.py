@@ -6,6 +6,7 @@ say. `Memory` holds what no watch has told, or tells again.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -181,28 +182,29 @@ class Handlers:
         key = (str(meta["namespace"]), str(meta["name"]))
         if memory.over or "deletionTimestamp" in meta:
             return
+        began = time.perf_counter()
+        result = "error"
         try:
-            with self.metrics.reconcile_duration.time():
-                await self._look(
-                    latest, key, keywords["jobs"], keywords["pods"], keywords["outputs"]
-                )
+            await self._look(latest, key, keywords["jobs"], keywords["pods"], keywords["outputs"])
+            result = "done"
         except Outdated as outdated:
+            result = "outdated"
             memory.latest = outdated.latest
             logger.info("look at an old status", extra={"run": key[1]})
         except Gone:
-            memory.over = True
+            result = "gone"
+            self._memories[body["metadata"]["uid"]] = Memory(over=True)
             self.metrics.forget(*key)
             logger.warning("run is gone", extra={"run": key[1]})
         except Refused as refused:
-            self.metrics.reconcile_errors.inc()
+            result = "refused"
             logger.log(
                 logging.INFO if refused.namespace_ends else logging.WARNING,
                 "look ended early",
                 extra={"run": key[1], "error": str(refused)},
             )
-        except Exception:
-            self.metrics.reconcile_errors.inc()
-            raise
+        finally:
+            self.metrics.looked(result, time.perf_counter() - began)
         self._last_look = _now()
         self.metrics.last_reconcile.set(self._last_look.timestamp())
 
@@ -267,6 +269,8 @@ class Handlers:
         interval = run.spec.observability.status_interval_seconds
         told = interruptions(look.settlement.ended)
         await self._write(body, memory, before, after, interval=interval, told=told)
+        if self._memories.get(run.metadata.uid or "") is not memory:
+            return  # deleted meanwhile: its series are gone, and must not come back
         self.metrics.transition(before, after, look.settlement.ended)
         if not over:
             which = {"namespace": key[0], "run": key[1], "phase": after.phase}

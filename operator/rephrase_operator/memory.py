@@ -143,10 +143,14 @@ class Memory:
         }
         for job in told.values():
             self.note_attempt(job)
-        past = self.counted.difference(before.settling)  # counted, and another saw it go
+        settling = set(before.settling)
         return (
             [job for job in {**self.made, **told}.values() if job.uid not in self.vanished],
-            [pod for pod in {**self.gone, **there}.values() if pod.uid not in past],
+            [
+                pod
+                for pod in {**self.gone, **there}.values()
+                if pod.uid in settling or pod.uid not in self.counted  # else another saw it go
+            ],
         )
 
 

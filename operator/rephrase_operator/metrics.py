@@ -15,6 +15,8 @@ from rephrase_operator.observed import Disruption, Ending, PodSeen
 
 _RUN = ("namespace", "run")
 _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
+_ERRORS = ("refused", "error")
+"""Results of looks that somebody should know of."""
 _NO_DRIVER = {Reason.FINISHED, Reason.SUSPENDED, Reason.BUDGET_EXHAUSTED}
 Series = tuple[Gauge, tuple[str, ...], float]
 
@@ -114,16 +116,21 @@ class Metrics:
         self._completion = self._gauge(
             "completion_timestamp_seconds", "When it was Complete or Failed."
         )
-        self.reconcile_duration = Histogram(
+        self._reconcile_duration = Histogram(
             "rephrase_operator_reconcile_duration_seconds",
-            "Time of one look at a run.",
+            "Time of one look at a run, by result (done; outdated: the status had changed meanwhile; gone; "
+            "refused: by the API server; error).",
+            ("result",),
             registry=self.registry,
         )
-        self.reconcile_errors = Counter(
+        self._reconcile_errors = Counter(
             "rephrase_operator_reconcile_errors_total",
-            "Looks at a run that ended with an error.",
+            "Looks at a run that ended early, by result (refused, error).",
+            ("result",),
             registry=self.registry,
         )
+        for result in _ERRORS:  # none so far is told as 0
+            self._reconcile_errors.labels(result)
         self.last_reconcile = Gauge(
             "rephrase_operator_last_reconcile_timestamp_seconds",
             "When the last look at any run ended; 0 before the first.",
@@ -166,6 +173,12 @@ class Metrics:
         gauge = Gauge(f"rephrase_run_{name}", text, (*_RUN, *labels), registry=self.registry)
         self._gauges.append(gauge)
         return gauge
+
+    def looked(self, result: str, seconds: float) -> None:
+        """A look at a run has ended."""
+        self._reconcile_duration.labels(result).observe(seconds)
+        if result in _ERRORS:
+            self._reconcile_errors.labels(result).inc()
 
     def request(self, method: str, code: int) -> None:
         """The API server answered a request, or did not: code 0."""

@@ -249,8 +249,8 @@ def job_seen(body: Mapping[str, Any]) -> JobSeen:
         owner=_owner(meta),
         role=labels.get(names.ROLE_LABEL, ""),
         pool=labels.get(names.POOL_LABEL, ""),
-        slot=int(labels.get(names.SLOT_LABEL, -1)),
-        attempt=int(labels.get(names.ATTEMPT_LABEL, 0)),
+        slot=_number(labels.get(names.SLOT_LABEL), -1),
+        attempt=_number(labels.get(names.ATTEMPT_LABEL), 0),
         template_hash=meta.get("annotations", {}).get(names.TEMPLATE_HASH_ANNOTATION, ""),
         created=_time(meta["creationTimestamp"]),
         deleting="deletionTimestamp" in meta,
@@ -258,11 +258,9 @@ def job_seen(body: Mapping[str, Any]) -> JobSeen:
         complete=complete is not None,
         failure=str(failed.get("reason", "Failed")) if failed is not None else "",
         message=str(failed.get("message", "")) if failed is not None else "",
-        ended=_time(ended["lastTransitionTime"]) if (ended := failed or complete) else None,
-        resumed=_time(held["lastTransitionTime"])
-        if (held := conditions.get("Suspended"))
-        else None,
-        units=int(meta.get("annotations", {}).get(names.UNITS_ANNOTATION, 0)),
+        ended=_since(failed or complete),
+        resumed=_since(conditions.get("Suspended")),
+        units=_number(meta.get("annotations", {}).get(names.UNITS_ANNOTATION), 0),
     )
 
 
@@ -277,6 +275,7 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
     state = _container_state(status, role)
     ended = state.get("terminated", {})
     reason, message = _why(status, conditions, state)
+    created = _time(meta["creationTimestamp"])
     return PodSeen(
         name=meta["name"],
         uid=meta["uid"],
@@ -285,12 +284,12 @@ def pod_seen(body: Mapping[str, Any]) -> PodSeen:
         owner=_owner(meta),
         role=role,
         pool=labels.get(names.POOL_LABEL, ""),
-        slot=int(labels.get(names.SLOT_LABEL, -1)),
+        slot=_number(labels.get(names.SLOT_LABEL), -1),
         phase=status.get("phase", "Pending"),
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),
-        created=_time(meta["creationTimestamp"]),
-        scheduled=_time(scheduled["lastTransitionTime"]) if scheduled is not None else None,
+        created=created,
+        scheduled=(_since(scheduled) or created) if scheduled is not None else None,
         finished=_end(status, ended),
         started=_time(begun) if (begun := state.get("running", {}).get("startedAt")) else None,
         stop_at=_stop_at(meta),
@@ -453,6 +452,17 @@ def _port(spec: Mapping[str, Any], role: str) -> int:
 def _true(conditions: Mapping[str, Mapping[str, Any]], kind: str) -> Mapping[str, Any] | None:
     found = conditions.get(kind)
     return found if found is not None and found.get("status") == "True" else None
+
+
+def _since(condition: Mapping[str, Any] | None) -> datetime | None:
+    """Since when it is as it is; some kubelets write no time."""
+    time = condition.get("lastTransitionTime") if condition is not None else None
+    return _time(time) if time else None
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    """Of a label that anybody may have edited: an object that cannot be read would not be seen at all."""
+    return int(text) if text is not None and text.isdecimal() else otherwise
 
 
 def _time(text: str) -> datetime:

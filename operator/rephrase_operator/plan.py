@@ -198,11 +198,20 @@ def _put_off(observed: Observed, stop_at: datetime | None, now: datetime) -> Ite
 
 def _placed(observed: Observed, stockouts: Mapping[str, Stockout], now: datetime) -> Counter[str]:
     """Workers that stay in their pool: all but those that wait in one that is passed over."""
-    jobs = (job for job in observed.worker_jobs if not job.deleting)
+    jobs = _by_slot(job for job in observed.worker_jobs if not job.deleting).values()
     passed_over = {name for name, one in stockouts.items() if now < one.until}
     return Counter(
         job.pool for job in jobs if job.pool not in passed_over or observed.has_node(job)
     )
+
+
+def _by_slot(jobs: Iterable[JobSeen]) -> dict[int, JobSeen]:
+    """The Job that has each slot.
+
+    Two operators that did not know of each other's Job, or a watch that is behind, may show two: then it is
+    the younger one, of which both know, but never one that has ended beside one that has not.
+    """
+    return {job.slot: job for job in sorted(jobs, key=lambda job: (not job.finished, job.attempt))}
 
 
 def _units(status: RephraseRunStatus, observed: Observed) -> tuple[int, int]:
@@ -403,10 +412,9 @@ class _Workers:
         That few units are left is no reason to stop a worker: it helps the others, and ends by itself. One
         that still waits for a node would come too late.
         """
-        latest = {job.slot: job for job in jobs}  # they come by slot and attempt
-        # two operators that did not know of each other's Job: both keep the same one
-        extra = [(job, "another Job has its slot") for job in jobs if job is not latest[job.slot]]
-        for pool, mine in _by_pool(latest.values()).items():
+        by_slot = _by_slot(jobs)
+        extra = [(job, "another Job has its slot") for job in jobs if job is not by_slot[job.slot]]
+        for pool, mine in _by_pool(by_slot.values()).items():
             mine.sort(key=lambda job: (self._observed.has_node(job), self._rate(job), -job.slot))
             why = "fewer are wanted" if pool in self.ceilings else "the spec has no such pool"
             over = len(mine) - self.ceilings.get(pool, 0)

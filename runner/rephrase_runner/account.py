@@ -28,51 +28,6 @@ class Tally:
     openings: Openings
 
 
-class _Notes:
-    """What is noticed about one prompt's samples, while it is counted."""
-
-    def __init__(self) -> None:
-        self.truncated = 0
-        self.finish: Counter[str] = Counter()
-        self.flags: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
-        self.lengths: Counter[int] = Counter()
-        self.inputs: Counter[int] = Counter()
-        self.longest = self.longest_input = 0
-        self.openings: list[Opening] = []
-
-    def add(self, sample: Sample, *, below: int) -> None:
-        self.truncated += sample.truncated
-        self.flags.update(sample.flags)
-        self.notes.update(sample.notes)
-        if sample.reason:
-            self.reasons[sample.reason] += 1
-        if sample.finish_reason:
-            self.finish[sample.finish_reason] += 1
-            self.inputs[step(sample.prompt_tokens)] += 1
-            self.longest_input = max(self.longest_input, sample.prompt_tokens)
-        if sample.status is Status.WRITTEN:
-            self.lengths[step(sample.completion_tokens)] += 1
-            self.longest = max(self.longest, sample.completion_tokens)
-            place = sample_order(sample.source_id, sample.key.prompt, sample.key.rollout)
-            if place < below:
-                self.openings.append((place, beginning(sample.text)))
-
-    def noticed(self) -> Noticed:
-        return Noticed(
-            truncated=self.truncated,
-            finish=dict(sorted(self.finish.items())),
-            flags=dict(sorted(self.flags.items())),
-            reasons=dict(sorted(self.reasons.items())),
-            notes=dict(sorted(self.notes.items())),
-            lengths=dict(sorted(self.lengths.items())),
-            longest=self.longest,
-            inputs=dict(sorted(self.inputs.items())),
-            longest_input=self.longest_input,
-        )
-
-
 def tally(
     samples: Iterable[Sample],
     prompts: Iterable[str],
@@ -88,47 +43,95 @@ def tally(
         part_bytes: size of the part; each prompt's `bytes` is its share of it by length of text.
         openings_below: by prompt, the hash below which an opening is kept (`openings.bound`).
     """
-    outcomes: Counter[tuple[str, Status]] = Counter()
-    length: Counter[str] = Counter()
-    generated: Counter[str] = Counter()
-    notes = {name: _Notes() for name in sorted(prompts)}
-    below = openings_below or {}
-    prompt_tokens = 0
+    by_prompt: dict[str, list[Sample]] = {name: [] for name in sorted(prompts)}
     for sample in samples:
-        name = sample.key.prompt
-        outcomes[name, sample.status] += 1
-        length[name] += len(sample.text)
-        prompt_tokens += sample.prompt_tokens
-        generated[name] += sample.completion_tokens
-        notes[name].add(sample, below=below.get(name, 0))
-    total = max(1, length.total())
+        by_prompt[sample.key.prompt].append(sample)
+    below = openings_below or {}
+    length = {name: sum(len(one.text) for one in found) for name, found in by_prompt.items()}
+    total = max(1, sum(length.values()))
     counts = {
-        name: Counts(
-            in_=sum(outcomes[name, status] for status in Status),
-            written=outcomes[name, Status.WRITTEN],
-            skipped=outcomes[name, Status.SKIPPED],
-            failed=outcomes[name, Status.FAILED],
-            bytes=part_bytes * length[name] // total,
-            tokens=generated[name],
-        )
-        for name in notes
+        name: _counts(found, part_bytes=part_bytes * length[name] // total)
+        for name, found in by_prompt.items()
     }
+    noticed = {name: _noticed(found) for name, found in by_prompt.items()}
+    openings = {name: _openings(found, below.get(name, 0)) for name, found in by_prompt.items()}
     return Tally(
         counts,
-        reasons=_summed(one.reasons for one in notes.values()),
-        flags=_summed(one.flags for one in notes.values()),
-        tokens=Tokens(prompt=prompt_tokens, completion=generated.total()),
-        truncated=sum(one.truncated for one in notes.values()),
-        noticed={name: one.noticed() for name, one in notes.items()},
-        openings={name: tuple(sorted(one.openings)) for name, one in notes.items() if one.openings},
+        reasons=_summed(one.reasons for one in noticed.values()),
+        flags=_summed(one.flags for one in noticed.values()),
+        tokens=Tokens(
+            prompt=sum(one.prompt_tokens for found in by_prompt.values() for one in found),
+            completion=sum(one.tokens for one in counts.values()),
+        ),
+        truncated=sum(one.truncated for one in noticed.values()),
+        noticed=noticed,
+        openings={name: found for name, found in openings.items() if found},
     )
+
+
+def _counts(samples: Sequence[Sample], *, part_bytes: int) -> Counts:
+    """Of one prompt."""
+    outcomes = Counter(sample.status for sample in samples)
+    return Counts(
+        in_=len(samples),
+        written=outcomes[Status.WRITTEN],
+        skipped=outcomes[Status.SKIPPED],
+        failed=outcomes[Status.FAILED],
+        bytes=part_bytes,
+        tokens=sum(sample.completion_tokens for sample in samples),
+    )
+
+
+def _noticed(samples: Sequence[Sample]) -> Noticed:
+    """Of one prompt. Counted column by column: a part has thousands of samples."""
+    answered = [sample for sample in samples if sample.finish_reason]
+    lengths = Counter(
+        sample.completion_tokens for sample in samples if sample.status is Status.WRITTEN
+    )
+    inputs = Counter(sample.prompt_tokens for sample in answered)
+    return Noticed(
+        truncated=sum(sample.truncated for sample in samples),
+        finish=_sorted(Counter(sample.finish_reason for sample in answered)),
+        flags=_sorted(Counter(flag for sample in samples for flag in sample.flags)),
+        reasons=_sorted(Counter(sample.reason for sample in samples if sample.reason)),
+        notes=_summed(sample.notes for sample in samples if sample.notes),
+        lengths=_stepped(lengths),
+        longest=max(lengths, default=0),
+        inputs=_stepped(inputs),
+        longest_input=max(inputs, default=0),
+    )
+
+
+def _stepped(counts: Mapping[int, int]) -> dict[int, int]:
+    """As the histogram has it."""
+    steps: Counter[int] = Counter()
+    for value, count in counts.items():
+        steps[step(value)] += count
+    return dict(sorted(steps.items()))
+
+
+def _openings(samples: Iterable[Sample], below: int) -> tuple[Opening, ...]:
+    """Of the rewrites of one prompt whose place is below this."""
+    return tuple(
+        sorted(
+            (place, beginning(sample.text))
+            for sample in samples
+            if sample.status is Status.WRITTEN
+            if (place := sample_order(sample.source_id, sample.key.prompt, sample.key.rollout))
+            < below
+        )
+    )
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
 
 
 def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for one in counts:
         total.update(one)
-    return dict(sorted(total.items()))
+    return _sorted(total)
 
 
 def _together(one: Noticed, other: Noticed) -> Noticed:

@@ -13,6 +13,8 @@ from rephrase_runner.rows import Problem, Status
 
 TINY_TOKENS = 30
 _HEAD_CHARACTERS = 200
+_REFUSALS = ("i cannot", "i can't", "i'm sorry", "i am sorry", "as an ai", "does not")
+"""One of these is in every refusal: to look for them takes a tenth of what the pattern takes."""
 _REFUSAL = re.compile(
     r"\b(i cannot|i can't|i'm sorry|i am sorry|as an ai)\b|the (document|text) does not"
 )
@@ -22,7 +24,7 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 
-_THINKING, _THOUGHT = "<think>", "</think>"
+_THINKING, _THOUGHT, _MARK = "<think>", "</think>", "think>"
 
 EMPTY_OUTPUT = Problem(Status.SKIPPED, "empty_output", "the model answered with nothing")
 TRUNCATED_OUTPUT = Problem(
@@ -47,7 +49,7 @@ def assess(text: str, finish_reason: str, completion_tokens: int, quality: Quali
     `trimmed` (cut back to its last whole line, as the spec asks).
     """
     flags = []
-    if _THINKING in text or _THOUGHT in text:
+    if _MARK in text:
         answer, unended = _without_thinking(text)
         if answer != text:
             flags.append("thinking")
@@ -56,7 +58,7 @@ def assess(text: str, finish_reason: str, completion_tokens: int, quality: Quali
             flags.append("thinking_open")
     head = text[:_HEAD_CHARACTERS].casefold()
     preamble = _PREAMBLE.match(text)
-    if _REFUSAL.search(head):
+    if any([phrase in head for phrase in _REFUSALS]) and _REFUSAL.search(head):
         flags.append("refusal")
     if preamble is not None:
         flags.append("preamble")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rephrase_runner.rows import Key, Sample, Status
-from rephrase_runner.schema import KEPT_PREFIX, VERSION, part_schema
+from rephrase_runner.schema import KEPT_PREFIX, VERSION, dictionary_columns, part_schema
 from rephrase_runner.seeds import sample_id
 
 FOOTER = b"rephrase"
@@ -46,29 +46,31 @@ def encode(
     """
     ordered = sorted(samples, key=attrgetter("key"))
     schema = part_schema(kept)
-    columns: dict[str, list[Any]] = {
+    keys = [sample.key for sample in ordered]
+    names = [source_files[key.file] for key in keys]
+    columns: dict[str, Sequence[Any]] = {
         "id": [
-            sample_id(source_files[s.key.file], s.key.row, s.key.prompt, s.key.rollout)
-            for s in ordered
+            sample_id(name, key.row, key.prompt, key.rollout)
+            for name, key in zip(names, keys, strict=True)
         ],
         "text": [s.text for s in ordered],
-        "prompt": [s.key.prompt for s in ordered],
+        "prompt": [key.prompt for key in keys],
         "source_id": [s.source_id for s in ordered],
-        "source_file": [source_files[s.key.file] for s in ordered],
-        "source_row": [s.key.row for s in ordered],
-        "rollout": [s.key.rollout for s in ordered],
+        "source_file": names,
+        "source_row": [key.row for key in keys],
+        "rollout": [key.rollout for key in keys],
         "finish_reason": [s.finish_reason for s in ordered],
         "prompt_tokens": [s.prompt_tokens for s in ordered],
         "completion_tokens": [s.completion_tokens for s in ordered],
         "truncated": [s.truncated for s in ordered],
-        "flags": [list(s.flags) for s in ordered],
+        "flags": [s.flags for s in ordered],
         "attempt_seed": [s.attempt_seed for s in ordered],
-        "status": [s.status.value for s in ordered],
+        "status": [s.status for s in ordered],
         "reason": [s.reason for s in ordered],
         "message": [s.message for s in ordered],
         "attempts": [s.attempts for s in ordered],
-        "file": [s.key.file for s in ordered],
-        "notes": [list(s.notes.items()) for s in ordered],
+        "file": [key.file for key in keys],
+        "notes": [tuple(s.notes.items()) for s in ordered],
         "source_text": [s.source_text for s in ordered],
     }
     for field in kept:
@@ -86,17 +88,13 @@ def encode(
         arrays, schema=schema.with_metadata({FOOTER: json.dumps(footer, sort_keys=True).encode()})
     )
     sink = pa.BufferOutputStream()
-    # text is long and seldom repeats: a dictionary costs time and memory and saves nothing
-    repeated = [
-        "prompt",
-        "source_file",
-        "finish_reason",
-        "status",
-        "reason",
-        "message",
-        "flags.list.element",
-    ]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=repeated, store_schema=True)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=dictionary_columns(schema),
+        store_schema=True,
+    )
     return bytes(sink.getvalue())
 
 

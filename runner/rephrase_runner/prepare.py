@@ -80,7 +80,7 @@ class Preparer:
             return Prepared(document, (), [(key, EMPTY_TOKENS) for key in keys])
         return Prepared(document, [self._ask(document, key, tokens) for key in keys], ())
 
-    def _ask(self, document: Document, key: Key, tokens: list[int]) -> Asked:
+    def _ask(self, document: Document, key: Key, tokens: Sequence[int]) -> Asked:
         prompt = self._prompts[key.prompt]
         seed = None
         if self._seed is not None:

@@ -24,7 +24,13 @@ from rephrase_runner.account import group_digest, group_end
 from rephrase_runner.ledger import Ledger
 from rephrase_runner.records import Commit, DataFile, Group, GroupDone, GroupFile
 from rephrase_runner.rows import Status
-from rephrase_runner.schema import DEAD_LETTER, KEPT_PREFIX, VERSION, output_schema
+from rephrase_runner.schema import (
+    DEAD_LETTER,
+    KEPT_PREFIX,
+    VERSION,
+    dictionary_columns,
+    output_schema,
+)
 from rephrase_runner.store import Outcome
 
 logger = logging.getLogger(__name__)
@@ -224,7 +230,10 @@ class GroupWriter:
             base = schema if file.prompt else DEAD_LETTER
             self._schemas[file.prompt] = base.with_metadata({parts.FOOTER: footer})
             self._writers[file.prompt] = pq.ParquetWriter(
-                self.path(file), self._schemas[file.prompt], compression=compression
+                self.path(file),
+                self._schemas[file.prompt],
+                compression=compression,
+                use_dictionary=dictionary_columns(base),
             )
 
     def path(self, file: GroupFile) -> Path:
@@ -239,14 +248,14 @@ class GroupWriter:
         """
         _, table = parts.read_table(data)
         written = pc.equal(table["status"], Status.WRITTEN.value)
+        columns = table.select(self._data_columns)
         for prompt in self._waiting:
             if prompt:
-                chosen = table.filter(pc.and_(written, pc.equal(table["prompt"], prompt)))
-                self._wait(prompt, chosen.select(self._data_columns))
+                chosen = pc.and_(written, pc.equal(table["prompt"], prompt))
+                self._wait(prompt, columns.filter(chosen))
             else:
-                dead = table.filter(pc.invert(written))
                 names = ["status" if name == "outcome" else name for name in DEAD_LETTER.names]
-                self._wait(prompt, dead.select(names))
+                self._wait(prompt, table.select(names).filter(pc.invert(written)))
 
     def _wait(self, prompt: str, rows: pa.Table) -> None:
         schema = self._schemas[prompt]

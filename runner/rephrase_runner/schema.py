@@ -47,6 +47,21 @@ SOURCE_TEXT = pa.field("source_text", pa.string())
 RESERVED = frozenset([field.name for field in _OUTPUT] + [SOURCE_TEXT.name])
 
 
+_SELDOM_TWICE = {"id", "text", "source_id", "source_row", "source_text"}
+
+
+def dictionary_columns(schema: pa.Schema) -> list[str]:
+    """Columns to write with a dictionary, by their Parquet paths: those whose values repeat.
+
+    Of the others, text above all, a dictionary costs time and memory and saves nothing.
+    """
+    return [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in schema
+        if field.name not in _SELDOM_TWICE
+    ]
+
+
 def part_schema(kept: pa.Schema) -> pa.Schema:
     """Schema of parts and checkpoints: one row per sample, whatever became of it.
 

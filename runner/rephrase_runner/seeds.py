@@ -1,14 +1,12 @@
 """Seeds, ids and sampling of documents, all from hashes: same inputs, same numbers on any machine. Pure.
 
 Free text (a source id, a file name) comes last in what is hashed, after fields that cannot hold the
-separator, so that two different inputs never make the same bytes.
+separator "\\0", so that two different inputs never make the same bytes.
 """
 
 from decimal import Decimal
 
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest, xxh64_intdigest
-
-_SEPARATOR = "\0"
 
 
 def sample_seed(run_seed: int, source_id: str, prompt: str, rollout: int) -> int:
@@ -16,7 +14,7 @@ def sample_seed(run_seed: int, source_id: str, prompt: str, rollout: int) -> int
 
     It names the document by its source id, so that it survives a new order of the source's files.
     """
-    return _seed("sample", run_seed, prompt, rollout, source_id)
+    return _seed(f"sample\0{run_seed}\0{prompt}\0{rollout}\0{source_id}")
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
@@ -24,12 +22,12 @@ def attempt_seed(seed: int, attempt: int) -> int:
 
     A new seed is what may help: with the old one the model would do the same again.
     """
-    return seed if attempt == 0 else _seed("attempt", seed, attempt)
+    return seed if attempt == 0 else _seed(f"attempt\0{seed}\0{attempt}")
 
 
 def sample_id(source_file: str, row: int, prompt: str, rollout: int) -> str:
     """The `id` column: 32 hexadecimal digits, unique per (source file, row, prompt, rollout)."""
-    return xxh3_128_hexdigest(_join("id", row, prompt, rollout, source_file))
+    return xxh3_128_hexdigest(_encoded(f"id\0{row}\0{prompt}\0{rollout}\0{source_file}"))
 
 
 def keep(source_id: str, fraction: Decimal, seed: int) -> bool:
@@ -44,18 +42,18 @@ def keep(source_id: str, fraction: Decimal, seed: int) -> bool:
 
 def document_hash(source_id: str, seed: int) -> int:
     """Where a document lies in [0, 2**64); evenly spread and independent of its sample seeds."""
-    return xxh3_64_intdigest(_join("document", seed, source_id))
+    return xxh3_64_intdigest(_encoded(f"document\0{seed}\0{source_id}"))
 
 
 def sample_order(source_id: str, prompt: str, rollout: int) -> int:
     """Where a sample lies in [0, 2**64); the smallest of a prompt are looked at for collapse."""
-    return xxh64_intdigest(_join(prompt, rollout, source_id))
+    return xxh64_intdigest(_encoded(f"{prompt}\0{rollout}\0{source_id}"))
 
 
-def _seed(*fields: str | int) -> int:
-    return xxh3_64_intdigest(_join(*fields)) >> 1
+def _seed(fields: str) -> int:
+    return xxh3_64_intdigest(_encoded(fields)) >> 1
 
 
-def _join(*fields: str | int) -> bytes:
+def _encoded(fields: str) -> bytes:
     # surrogatepass: an id that JSON spelled with a lone surrogate must not stop the run
-    return _SEPARATOR.join(map(str, fields)).encode("utf-8", "surrogatepass")
+    return fields.encode("utf-8", "surrogatepass")

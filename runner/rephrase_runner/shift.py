@@ -34,8 +34,9 @@ from rephrase_runner.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_HELD_DOCUMENTS = 4
-"""Documents held per request that the engine takes at once; more would only be kept from others."""
+_UNITS_IN_WRITING = 3
+_DOCUMENTS_IN_WRITING = 4
+"""For each request that the engine takes at once: small units are written many at a time."""
 _HELP_LOOKS = 4
 """Units looked at in one go for a slice to help with: a look costs two listings."""
 _NOBODY = Suspicion((), ())
@@ -145,9 +146,14 @@ class Shift:
             return None
 
     def _has_room(self) -> bool:
-        """Whether to claim more: enough documents at hand are enough, however small their units are."""
-        documents = sum(holding.unit.rows for holding in self._holdings.values())
-        return documents < _HELD_DOCUMENTS * self._engine.max_in_flight
+        """Whether to claim more, now that the engine has room and all that was claimed is submitted.
+
+        Units that are being written do not count as work, but a store that is slower than the engine must
+        not make them many.
+        """
+        rows = [holding.unit.rows for holding in self._holdings.values() if holding.finishing]
+        most = _DOCUMENTS_IN_WRITING * self._engine.max_in_flight
+        return len(rows) < _UNITS_IN_WRITING or sum(rows) < most
 
     async def _wait_for_room(self) -> None:
         """Wait for a unit to end, or until it is time to look for work again."""
@@ -294,12 +300,15 @@ class Shift:
             begun = asyncio.Event()
             task = tasks.create_task(self._answer(prepared, holding, begun))
             holding.tasks.add(task)
-            task.add_done_callback(holding.tasks.discard)
-            # a task that is canceled before its first step never gives anything back itself
-            count = len(prepared.requests)
-            task.add_done_callback(
-                lambda _: None if begun.is_set() else self.answerer.slots.give(count)
-            )
+
+            def done(task: asyncio.Task[None]) -> None:
+                holding.tasks.discard(task)
+                if (
+                    not begun.is_set()
+                ):  # canceled before its first step: it gives nothing back itself
+                    self.answerer.slots.give(len(prepared.requests))
+
+            task.add_done_callback(done)
 
     async def _answer(self, prepared: Prepared, holding: Holding, begun: asyncio.Event) -> None:
         begun.set()

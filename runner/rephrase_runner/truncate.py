@@ -62,7 +62,7 @@ def cut(document_tokens: Sequence[int], budget_tokens: int) -> tuple[Sequence[in
     return document_tokens[:budget_tokens], True
 
 
-def encode_head(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
+def encode_head(tokenizer: Tokenizer, text: str, max_tokens: int) -> Sequence[int]:
     """The first `max_tokens` tokens of `text`, or all of them if it has fewer.
 
     They are those that encoding the whole text would begin with (see `MARGIN_TOKENS`), but of a long text

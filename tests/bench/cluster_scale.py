@@ -449,8 +449,9 @@ def memory_of_machine() -> int:
 
 
 def _value(exposition: str, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", exposition, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    """Of all series of this name together."""
+    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", exposition, re.MULTILINE)
+    return sum(map(float, found))
 
 
 def tell(line: str) -> None:

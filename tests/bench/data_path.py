@@ -1,8 +1,8 @@
 """`make bench`: what the data path costs without a model. Prints figures; fails only on wrong results.
 
-Two measurements, both with the engine Echo, which answers at once:
-- a whole `rephrase run` of DOCUMENTS documents in four prompts on this machine, then `rephrase verify`;
-- encoding one part, in this process.
+- A whole `rephrase run` of DOCUMENTS documents in four prompts on this machine with the engine Echo, which
+  answers at once, then `rephrase verify`;
+- encoding one part, and compaction of parts to the files of a group, in this process.
 
     make bench ARGS='--documents 50000 --workers 2'
 """
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from rephrase_runner import parts
+from rephrase_runner.publish import GroupWriter
+from rephrase_runner.records import Group, GroupFile, data_file
 from rephrase_runner.rows import Key, Sample, Status
+from rephrase_runner.schema import output_schema
 
 PROMPTS = ("faq", "math", "table", "tutorial")
 DOCUMENT_BYTES = 4_000
@@ -33,6 +37,8 @@ DOCUMENT_BYTES = 4_000
 ANSWER_TOKENS = 360
 """The mean of FinePhrase's four prompts."""
 ANSWER_BYTES = ANSWER_TOKENS * 4
+PARTS = 24
+"""Of a group."""
 PART_SAMPLES = 8_000
 """Of a unit of 2,000 documents in four prompts."""
 
@@ -50,6 +56,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
         measure_run(Path(folder), options.documents, options.workers)
     measure_encoding()
+    with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
+        measure_publishing(Path(folder))
 
 
 def measure_run(folder: Path, documents: int, workers: int) -> None:
@@ -137,7 +145,63 @@ def working_seconds(output: Path) -> float:
 
 def measure_encoding() -> None:
     """One part to bytes and back."""
-    samples = [
+    samples = some_samples(0)
+    started = time.process_time()
+    data = encoded(0, samples)
+    encoding = time.process_time() - started
+    started = time.process_time()
+    decoded = parts.decode(data)[1]
+    decoding = time.process_time() - started
+    if decoded != samples:
+        raise SystemExit("a part does not hold the samples it was made of")
+    size = sum(len(sample.text) for sample in samples) / 1e6
+    print(
+        f"part: {len(samples):,} samples, {size:,.1f} MB of text, {len(data) / 1e6:,.1f} MB encoded"
+    )
+    print(f"  encode                   {encoding:8.2f} s   {size / encoding:8,.0f} MB/s of text")
+    print(f"  decode                   {decoding:8.2f} s   {size / decoding:8,.0f} MB/s of text")
+
+
+def measure_publishing(folder: Path) -> None:
+    """Compaction: parts to the files of a group, in this process and without a store."""
+    rows = PARTS * PART_SAMPLES // len(PROMPTS)
+    files = [GroupFile(path=data_file(name, 0), prompt=name, rows=rows) for name in PROMPTS]
+    for number in range(PARTS):
+        (folder / f"{number}.part").write_bytes(encoded(number, some_samples(number)))
+    kept = pa.schema([])
+    started = time.process_time()
+    writer = GroupWriter(
+        folder,
+        Group(run="bench", first=0, end=PARTS, files=tuple(files), digest="0" * 64),
+        run="bench",
+        schema=output_schema(kept, include_source_text=False),
+        kept=kept,
+        compression="zstd",
+    )
+    for number in range(PARTS):
+        writer.add((folder / f"{number}.part").read_bytes())
+    writer.close()
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    tables = [pq.read_table(writer.path(file)) for file in files]
+    if [table.num_rows for table in tables] != [rows] * len(files):
+        raise SystemExit("rows are missing in the files of a group")
+    size = sum(table.nbytes for table in tables) / 1e6
+    print(f"publishing: {PARTS} parts, {rows * len(files):,} samples, {size:,.0f} MB of Arrow")
+    print(f"  compaction               {seconds:8.2f} s of CPU {size / seconds:,.0f} MB/s of Arrow")
+    print(f"  peak memory of all this  {peak:8,} MiB")
+
+
+def encoded(number: int, samples: list[Sample]) -> bytes:
+    """The part of a unit."""
+    origin = parts.Origin(run="bench", unit=number, plan="", etag="", filtered=0)
+    return parts.encode(samples, origin=origin, kept=pa.schema([]), source_files=["a.parquet"])
+
+
+def some_samples(number: int) -> list[Sample]:
+    """Of a unit."""
+    documents = PART_SAMPLES // len(PROMPTS)
+    return [
         Sample(
             key=Key(0, row, prompt, 0),
             source_id=f"document-{row}",
@@ -147,24 +211,9 @@ def measure_encoding() -> None:
             prompt_tokens=1100,
             completion_tokens=ANSWER_TOKENS,
         )
-        for row in range(PART_SAMPLES // len(PROMPTS))
+        for row in range(number * documents, (number + 1) * documents)
         for place, prompt in enumerate(PROMPTS)
     ]
-    origin = parts.Origin(run="bench", unit=0, plan="", etag="", filtered=0)
-    started = time.perf_counter()
-    data = parts.encode(samples, origin=origin, kept=pa.schema([]), source_files=["a.parquet"])
-    encoding = time.perf_counter() - started
-    started = time.perf_counter()
-    decoded = parts.decode(data)[1]
-    decoding = time.perf_counter() - started
-    if decoded != samples:
-        raise SystemExit("a part does not hold the samples it was made of")
-    size = sum(len(sample.text) for sample in samples) / 1e6
-    print(
-        f"part: {len(samples):,} samples, {size:,.1f} MB of text, {len(data) / 1e6:,.1f} MB encoded"
-    )
-    print(f"  encode                   {encoding:8.2f} s   {size / encoding:8,.0f} MB/s of text")
-    print(f"  decode                   {decoding:8.2f} s   {size / decoding:8,.0f} MB/s of text")
 
 
 if __name__ == "__main__":

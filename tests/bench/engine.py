@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,7 @@ from rephrase_runner.prompts import compose
 
 JSON = dict[str, Any]
 Layout = Literal["DocumentFirst", "InstructionFirst"]
+LAYOUTS: tuple[Layout, Layout] = ("InstructionFirst", "DocumentFirst")
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- engine: begin -->", "<!-- engine: end -->"
@@ -162,6 +164,10 @@ class Side:
         return answer
 
 
+def _run_on(side: Side, command: Callable[[], JSON]) -> JSON:
+    return side.run(command())
+
+
 class Bench:
     """What all measurements share.
 
@@ -232,16 +238,15 @@ class Bench:
         }
         return {"manifest": a_manifest(spec)}
 
-    def pairs(
-        self, count: int, ours: Callable[[], JSON], theirs: Callable[[], JSON]
-    ) -> tuple[list[JSON], list[JSON]]:
-        """Alternating: ours first in one pair, theirs first in the next."""
-        found: tuple[list[JSON], list[JSON]] = ([], [])
+    def rounds(self, count: int, **sides: Callable[[], JSON]) -> dict[str, list[JSON]]:
+        """Every side once in each round, in turn the first: what changes with time changes all."""
+        found: dict[str, list[JSON]] = {name: [] for name in sides}
+        names = list(sides)
         for number in range(count):
-            order = ((0, ours), (1, theirs)) if number % 2 == 0 else ((1, theirs), (0, ours))
-            for place, measure in order:
-                found[place].append(measure())
-            print(f"  ours {found[0][-1]}\n  theirs {found[1][-1]}", flush=True)
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                found[name].append(sides[name]())
+                print(f"  {name} {found[name][-1]}", flush=True)
         return found
 
     # -- measurements --
@@ -250,67 +255,84 @@ class Bench:
         """(a), (c) and (d): generated tokens per second, everything included but the model's loading."""
         documents = self.documents(self.sizes.documents, SHORT)
 
-        def plain(side: Side, *, unit: int = 100_000, checkpoint: int = 60) -> Callable[[], JSON]:
+        def plain(side: Side, *, unit: int = 100_000, checkpoint: int = 3600) -> Callable[[], JSON]:
             return lambda: side.run(self.run(documents, ("faq",), unit=unit, checkpoint=checkpoint))
 
-        count = self.sizes.pairs_of_others
-        with self.side("worker") as worker:
-            with self.side("bare") as bare:
-                messages = self.bare(documents, ("faq",))
-                ours, theirs = self.pairs(
-                    self.sizes.pairs, plain(worker), lambda: bare.run(messages)
-                )
-            yield a_row(
-                f"one prompt, {len(documents)} documents of {SHORT} tokens", "`LLM.chat`, one call",
-                "tokens", ours, theirs, goal=0.98,
-            )  # fmt: skip
-            small, whole = self.pairs(count, plain(worker, unit=16), plain(worker))
-            yield a_row("units of 16 documents", "one unit", "tokens", small, whole, goal=0.98)
-            often, never = self.pairs(
-                count, plain(worker, checkpoint=10), plain(worker, checkpoint=3600)
+        with self.side("worker") as worker, self.side("bare") as bare:
+            messages = self.bare(documents, ("faq",))
+            found = self.rounds(
+                self.sizes.pairs,
+                ours=plain(worker),
+                theirs=lambda: bare.run(messages),
+                units=plain(worker, unit=16),
+                saving=plain(worker, checkpoint=10),
             )
-            yield a_row("checkpoints every 10 s", "none", "samples", often, never, goal=0.98)
+        what = f"one prompt, {len(documents)} documents of {SHORT} tokens"
+        ours = found["ours"]
+        yield a_row(what, "`LLM.chat`, one call", "tokens", ours, found["theirs"], goal=0.98)
+        yield a_row("units of 16 documents", "one unit", "tokens", found["units"], ours, goal=0.98)
+        yield a_row("checkpoints every 10 s", "none", "samples", found["saving"], ours, goal=0.98)
 
     def four_formats(self) -> Iterator[Row]:
         """(b): samples per second where all prompts share the document, by its length."""
         count, lengths = self.sizes.pairs_of_lengths, self.sizes.lengths
         with self.side("worker") as worker, self.side("bare") as bare:
             for length in lengths:
-                yield self._formats(worker, bare, length, count, goal=2.5 if length == 900 else 1.0)
+                goal = 2.5 if length == 900 else 1.0
+                yield from self._formats(worker, bare, length, count, goal=goal)
         with (
             self.side("worker", cache=CACHE_OF_FEW) as worker,
             self.side("bare", cache=CACHE_OF_FEW) as bare,
         ):
-            row = self._formats(worker, bare, 900, count, goal=1.0)
-            yield replace(row, what=f"{row.what}, prefix cache of {CACHE_OF_FEW >> 20} MiB")
+            for row in self._formats(worker, bare, 900, count, goal=1.0):
+                yield replace(row, what=f"{row.what}, prefix cache of {CACHE_OF_FEW >> 20} MiB")
 
-    def _formats(self, worker: Side, bare: Side, length: int, count: int, *, goal: float) -> Row:
+    def _formats(
+        self, worker: Side, bare: Side, length: int, count: int, *, goal: float
+    ) -> Iterator[Row]:
         documents = self.documents(self.sizes.per_length, length)
-        messages = self.bare(documents, FORMATS)
-        ours, theirs = self.pairs(
-            count,
-            lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
-            lambda: bare.run(messages),
-        )
-        return a_row(
-            f"four formats, {len(documents)} documents of {length} tokens, document first",
-            "`LLM.chat`, instruction first",
-            "samples",
-            ours,
-            theirs,
-            goal=goal,
-        )
+        usual, shared = (self.bare(documents, FORMATS, layout=one) for one in LAYOUTS)
+        sides = {
+            "ours": lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
+            "usual": lambda: bare.run(usual),
+        }
+        if length == 900:  # what the engine could do at best
+            sides["shared"] = lambda: bare.run(shared)
+        what = f"four formats, {len(documents)} documents of {length} tokens, document first"
+        found = self.rounds(count, **sides)
+        for name, against in (("usual", "instruction first"), ("shared", "document first too")):
+            if name in found:
+                yield a_row(
+                    what,
+                    f"`LLM.chat`, {against}",
+                    "samples",
+                    found["ours"],
+                    found[name],
+                    goal=goal if name == "usual" else None,
+                )
 
     def speculation(self) -> Iterator[Row]:
         """n-gram speculation against none, in the product."""
-        documents = self.documents(self.sizes.documents, SHORT)
+        short = self.documents(self.sizes.documents, SHORT)
+        longer = self.documents(self.sizes.per_length, 900)
         with self.side("worker", args=[GUESS]) as guessing, self.side("worker") as plain:
-            ours, theirs = self.pairs(
-                self.sizes.pairs_of_others,
-                lambda: guessing.run(self.run(documents, ("faq",))),
-                lambda: plain.run(self.run(documents, ("faq",))),
-            )
-        yield a_row("speculation: ngram, 6 tokens", "none", "tokens", ours, theirs, goal=None)
+            for what, documents, prompts in (
+                (f"one prompt, {len(short)} documents of {SHORT} tokens", short, ("faq",)),
+                (f"four formats, {len(longer)} documents of 900 tokens", longer, FORMATS),
+            ):
+                run = partial(self.run, documents, prompts, layout="DocumentFirst")
+                found = self.rounds(
+                    self.sizes.pairs_of_lengths,
+                    ours=partial(_run_on, guessing, run),
+                    theirs=partial(_run_on, plain, run),
+                )
+                yield a_row(
+                    f"speculation (ngram, 6 tokens): {what}",
+                    "none",
+                    "tokens",
+                    *found.values(),
+                    goal=None,
+                )
 
     def tail(self) -> Iterator[Row]:
         """(e): four workers of different speed on the engine Echo, against work that divides perfectly."""

@@ -38,10 +38,16 @@ def assert_same(laptop: Laptop, undisturbed: Laptop, keys: Keys) -> None:
 
 
 def claims_after_the_commit(laptop: Laptop) -> Iterator[str]:
-    """Claims that were made once their unit had its commit: somebody generated it anew."""
-    committed = {int(path.stem): path.stat().st_mtime for path in laptop.ledger("commits")}
+    """Takeovers of units that had their commit already: somebody generated them anew.
+
+    A claim alone may come after the commit: who has put one looks for a commit once more, and lets go.
+    """
+    taken = {(one["unit"], one["epoch"]) for one in laptop.log("worker-*", "unit taken over")}
+    # its name is set after its bytes are written, and changes the file's own times
+    committed = {int(path.stem): path.stat().st_ctime for path in laptop.ledger("commits")}
     for claim in laptop.ledger("claims"):
-        if claim.stat().st_mtime > committed[int(claim.parent.name)]:
+        unit, epoch = int(claim.parent.name), int(claim.stem)
+        if (unit, epoch) in taken and claim.stat().st_mtime > committed[unit]:
             yield f"{claim.parent.name}/{claim.stem}"
 
 

@@ -115,6 +115,8 @@ def an_operator(runs: int = 1, *, pools: int = MOST_POOLS) -> Metrics:
     for action in ("StartDriver", "StartWorker", "DeleteJob", "PutOffStop", "DeleteRun"):
         for result in ("done", "later", "refused"):
             metrics.actions.labels(action, result)
+    for result in ("done", "outdated", "gone", "refused", "error"):
+        metrics.looked(result, 0.1)
     metrics.transition(RephraseRunStatus(), a_status(), ())
     return metrics
 

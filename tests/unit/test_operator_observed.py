@@ -162,6 +162,19 @@ def test_a_pod_or_job_that_is_only_made_has_little_to_tell() -> None:
     assert (pod.phase, pod.scheduled, pod.node) == ("Pending", None, "")
 
 
+def test_a_label_that_was_edited_or_a_time_that_was_not_written_hides_no_worker() -> None:
+    job_body, pod_body = a_job_body(conditions=[a_condition("Failed")]), a_pod_body()
+    job_body["status"]["conditions"][0]["lastTransitionTime"] = None
+    pod_body["status"]["conditions"][0]["lastTransitionTime"] = None
+    for body in (job_body, pod_body):
+        body["metadata"]["labels"]["rephrase.io/slot"] = "third"
+
+    job, pod = job_seen(job_body), pod_seen(pod_body)
+
+    assert (job.slot, job.finished, job.ended) == (-1, True, None)
+    assert (pod.slot, pod.scheduled) == (-1, pod.created)
+
+
 def test_an_injected_container_does_not_speak_for_the_worker() -> None:
     states = {
         "istio-proxy": terminated(0, "Completed"),

@@ -235,6 +235,28 @@ def test_of_two_jobs_of_one_slot_the_younger_stays() -> None:
     assert (deleted(found), started(found)) == (["run-w000-1"], [])
 
 
+def test_of_two_jobs_of_one_slot_the_one_that_has_not_failed_stays() -> None:
+    jobs, pods = running(0, 1)
+    twin = a_job(0, 2, failure="BackoffLimitExceeded", ended=ago(5))
+    there = with_driver([*jobs, twin], [*pods, an_ended_pod(twin)])
+
+    found = planned(a_run(workers={"max": 2}), there)
+
+    assert "run-w000-1" not in deleted(found)
+    assert started(found) == []
+
+
+def test_a_slot_with_two_jobs_is_counted_once_when_workers_are_spread_over_pools() -> None:
+    spot, spot_pods = running(0, 1, pool="spot")
+    others, other_pods = running(2, 3, pool="od")
+    twin = a_job(0, 2, pool="spot")
+    there = with_driver([*spot, twin, *others], [*spot_pods, a_pod(twin), *other_pods])
+
+    found = planned(a_run(**two_pools({"max": 3}, {}, max=4)), there)
+
+    assert (deleted(found), started(found)) == (["run-w000-1"], [])
+
+
 def test_two_operators_give_the_next_job_of_a_slot_one_name_though_its_last_is_gone() -> None:
     there = replace(with_driver(), attempts={0: 4})
 

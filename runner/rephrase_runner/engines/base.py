@@ -106,10 +106,10 @@ class EngineDead(Exception):
 class Tokenizer(Protocol):
     """Text to tokens and back; thread-safe."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Sequence[int]:
         """Tokens of `text`, without special tokens added; special tokens *inside* the text are plain text."""
 
-    def encode_template(self, text: str) -> list[int]:
+    def encode_template(self, text: str) -> Sequence[int]:
         """Tokens of a piece of the rendered chat template, in which special tokens keep their meaning."""
 
     def decode(self, token_ids: Sequence[int]) -> str:

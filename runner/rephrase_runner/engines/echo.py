@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from rephrase_runner.engines import EngineSettings
 from rephrase_runner.engines.arguments import ArgumentParser, not_negative, positive, text
@@ -33,6 +33,8 @@ _SPLIT = re.compile(f"({'|'.join(map(re.escape, _SPECIAL))})")
 _TOKEN_BYTES = 4
 _WORD_BYTES = 6
 """About; with the blank after it."""
+_SHORT_WORD_BYTES = 3
+_MOST_IN_A_ROW = 64
 _FIRST_SPECIAL = 0xFFFFFFFC
 _NO_TEXT = b"\0\xfc\xfd\xfe\xff"
 """Filling, and the bytes of special tokens: none is in the UTF-8 of any text."""
@@ -106,14 +108,14 @@ class EchoTokenizer:
     A special token of the chat template is a word that no text has.
     """
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Sequence[int]:
         """Tokens of plain text."""
         data = text.encode("utf-8", "replace")
-        return memoryview(data + bytes(-len(data) % _TOKEN_BYTES)).cast("I").tolist()
+        return array("I", data + bytes(-len(data) % _TOKEN_BYTES))
 
-    def encode_template(self, text: str) -> list[int]:
+    def encode_template(self, text: str) -> Sequence[int]:
         """Tokens of a piece of the rendered chat template."""
-        ids = []
+        ids: list[int] = []
         for piece in _SPLIT.split(text):
             if piece in _SPECIAL:
                 ids.append(_FIRST_SPECIAL + _SPECIAL.index(piece))
@@ -145,6 +147,7 @@ class EchoEngine:
         self._failures: Counter[int] = Counter()
         self._around: dict[int, tuple[Sequence[int], bytes]] = {}
         self._document: tuple[Sequence[int], bytes, list[bytes]] = ((), b"", [])
+        self._in_a_row = 0
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """See `base.Engine`."""
@@ -157,7 +160,10 @@ class EchoEngine:
             if outcome is not None:
                 answered += 1
                 deliver(index, outcome)
-        await asyncio.sleep(0)  # or a caller in a loop would keep everything else from running
+        self._in_a_row += answered
+        if self._in_a_row >= _MOST_IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)  # or a caller in a loop would keep everything else from running
         if answered < len(requests):
             await self._die()
 
@@ -181,12 +187,12 @@ class EchoEngine:
         raise EngineDead("exit", f"a prompt holds {self._arguments.die_on!r} (--die-on)")
 
     def _delay_seconds(self, request: Request) -> float:
-        prompt, _ = self._read(request.prompt_token_ids)
-        spread = xxh3_64_intdigest(prompt, request.seed or 0)
+        identity, _ = self._read(request.prompt_token_ids)
+        spread = xxh3_64_intdigest(identity, request.seed or 0)
         return self._arguments.latency_seconds * (0.5 + spread / 2**64)
 
     def _read(self, prompt: Sequence[int]) -> tuple[bytes, Sequence[bytes]]:
-        """Its text, and the words for answers: its document's, if it says which part that is.
+        """What no other prompt has, and the words for answers: its document's, if it says which part that is.
 
         What prompts share is read once.
         """
@@ -195,9 +201,9 @@ class EchoEngine:
             return text, text.split()
         if prompt.document is not self._document[0]:
             text = _plain(prompt.document)
-            self._document = prompt.document, text, text.split()
-        _, text, words = self._document
-        return self._text_around(prompt.before) + text + self._text_around(prompt.after), words
+            self._document = prompt.document, xxh3_128_digest(text), text.split()
+        _, digest, words = self._document
+        return self._text_around(prompt.before) + digest + self._text_around(prompt.after), words
 
     def _text_around(self, token_ids: Sequence[int]) -> bytes:
         known = self._around.get(id(token_ids))
@@ -207,28 +213,35 @@ class EchoEngine:
 
     def _answer(self, request: Request) -> Completion | RequestFailed | None:
         """The outcome of a request; None for one that gets none."""
-        prompt, words = self._read(request.prompt_token_ids)
-        asked = self._arguments
-        if _holds(prompt, asked.die_on):
-            self._dead.set()
-        if self._dead.is_set() or _holds(prompt, asked.hang_on):
+        length = len(request.prompt_token_ids)
+        if self._dead.is_set() or self._is_told(request, self._arguments.hang_on):
             return None
-        if len(request.prompt_token_ids) >= self.context_tokens:
-            message = f"a prompt of {len(request.prompt_token_ids)} tokens fills the context"
+        if self._is_told(request, self._arguments.die_on):
+            self._dead.set()
+            return None
+        if length >= self.context_tokens:
+            message = f"a prompt of {length} tokens fills the context"
             return RequestFailed("engine_refused", message, retryable=False)
-        if _holds(prompt, asked.fail_on):
-            key = xxh3_64_intdigest(prompt)
+        if self._is_told(request, self._arguments.fail_on):
+            key = xxh3_64_intdigest(_plain(request.prompt_token_ids))
             self._failures[key] += 1
-            if asked.fail_times is None or self._failures[key] <= asked.fail_times:
-                return RequestFailed("echo_failed", f"the prompt holds {asked.fail_on!r}")
-        return self._complete(request, prompt, words)
+            most = self._arguments.fail_times
+            if most is None or self._failures[key] <= most:
+                message = f"the prompt holds {self._arguments.fail_on!r}"
+                return RequestFailed("echo_failed", message)
+        return self._complete(request, length)
 
-    def _complete(self, request: Request, prompt: bytes, words: Sequence[bytes]) -> Completion:
+    def _is_told(self, request: Request, text: str | None) -> bool:
+        """Whether a prompt holds the text that such an argument names."""
+        return text is not None and text.encode() in _plain(request.prompt_token_ids)
+
+    def _complete(self, request: Request, length: int) -> Completion:
         self.steps += 1
         sampling = request.sampling
         # as in a model, the seed does not matter where the likeliest token is always taken
         seed = request.seed if request.seed and sampling.temperature > 0 else 0
-        key = xxh3_64_intdigest(prompt, seed)
+        identity, words = self._read(request.prompt_token_ids)
+        key = xxh3_64_intdigest(identity, seed)
         mean = self._arguments.output_tokens
         wanted = mean - mean // 2 + key % (mean + 1)
         tokens = min(wanted, sampling.max_tokens)
@@ -238,7 +251,7 @@ class EchoEngine:
             if stop in text:
                 text = text.partition(stop)[0]
                 tokens, finish_reason = len(self.tokenizer.encode(text)), "stop"
-        return Completion(text, finish_reason, len(request.prompt_token_ids), tokens)
+        return Completion(text, finish_reason, length, tokens)
 
 
 def _plain(token_ids: Sequence[int]) -> bytes:
@@ -246,19 +259,19 @@ def _plain(token_ids: Sequence[int]) -> bytes:
     return array("I", token_ids).tobytes().translate(None, _NO_TEXT)
 
 
-def _holds(prompt: bytes, text: str | None) -> bool:
-    return text is not None and text.encode() in prompt
-
-
 def _pick(words: Sequence[bytes], key: int, size: int) -> bytes:
     """`size` bytes of these words, from a place and in steps chosen by `key`.
 
     It takes every second to fifth word, so that the answer is not a copy of the document.
     """
-    step = 2 + key % 4
-    room = len(words) - step * size // _WORD_BYTES
-    start = key // 4 % (room if room > 0 else max(1, len(words)))
-    rest = words[:start] if room <= 0 else ()  # of a short document all is within reach
-    chosen = [*words[start : start + step * size], *rest][::step] or [b"-"]
-    answer = b" ".join(chosen) + b"\n"
+    count, step = len(words), 2 + key % 4
+    room = count - step * size // _WORD_BYTES
+    if room > 0:
+        start = key // 4 % room
+        chosen = words[start : start + step * (size // _SHORT_WORD_BYTES) : step]
+    else:  # of a short document all is within reach: beyond its end it begins again
+        start = key // 4 % max(1, count)
+        beyond = (start - count) % step
+        chosen = [*words[start::step], *words[beyond:start:step]]
+    answer = b" ".join(chosen or [b"-"]) + b"\n"
     return (answer * (size // len(answer) + 1))[:size]
