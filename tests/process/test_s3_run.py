@@ -137,6 +137,16 @@ def test_an_endpoint_without_tls_must_be_allowed(laptop: Laptop, s3: S3) -> None
     assert "an endpoint without TLS must be allowed. Set allowHTTP: true" in ended.err
 
 
+def test_an_endpoint_without_tls_of_the_environment_must_be_allowed_too(
+    laptop: Laptop, s3: S3
+) -> None:
+    ended = laptop.rephrase("status", s3.uri("output"), environment=s3.env)
+
+    assert ended.code == 64, ended.said
+    assert "an endpoint without TLS must be allowed" in ended.err
+    assert "--allow-http" in ended.err
+
+
 @pytest.mark.full
 @pytest.mark.needs("uvx", "jq")
 def test_the_printed_commands_make_a_manifest_of_the_output_whose_run_has_nothing_left_to_do(
