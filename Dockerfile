@@ -35,7 +35,8 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 FROM source AS wheel
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     uv build --wheel --out-dir /wheel \
- && uv export --locked --no-dev --extra runner --no-emit-project --no-hashes --quiet --output-file /wheel/locked.txt
+ && uv export --locked --no-dev --extra runner --extra fast-tokenizer --no-emit-project --no-hashes --quiet \
+      --output-file /wheel/locked.txt
 
 # -- images ----------------------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS slim
@@ -80,7 +81,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
  && { grep -q '^vllm==' /tmp/base.txt || { echo 'BASE has no vLLM: name an image that has, such as vllm/vllm-openai' >&2; exit 1; }; } \
  && awk -F '==' 'NR == FNR { has[$1]; next } !($1 in has)' /tmp/base.txt /mnt/wheel/locked.txt > /tmp/lacking.txt \
  && uv install --break-system-packages --constraints /tmp/base.txt --constraints /tmp/lacking.txt \
-      "rephrase[runner] @ file://$(echo /mnt/wheel/*.whl)" \
+      "rephrase[runner,fast-tokenizer] @ file://$(echo /mnt/wheel/*.whl)" \
  && rephrase --version \
  && uv list --format freeze > /tmp/now.txt \
  && { ! grep -vxFf /tmp/now.txt /tmp/base.txt || { echo 'these of BASE would change' >&2; exit 1; }; } \

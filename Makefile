@@ -119,7 +119,7 @@ clean: ## Remove environment, tools, caches and the demo's folder from the check
 
 $(SYNCED): pyproject.toml uv.lock | $(UV)
 	@$(if $(WITH_ENGINE),:,echo 'no vLLM for this machine: make demo ENGINE=echo; the engine tests are skipped')
-	$(UV) sync --locked --extra runner --extra operator $(WITH_ENGINE) --group readers --group peers --group helm --group dashboards
+	$(UV) sync --locked --extra runner --extra operator --extra fast-tokenizer $(WITH_ENGINE) --group readers --group peers --group helm --group dashboards
 	@rm -f .venv/.synced-* && touch $@
 
 $(OWN_UV):

@@ -2,6 +2,8 @@
 
 - A whole `rephrase run` of DOCUMENTS documents in four prompts on this machine with the engine Echo, which
   answers at once, then `rephrase verify`;
+- such a run of a driver and one worker that tokenizes each document as SmolLM2-135M does, by the model's own
+  tokenizer and by the faster one (only where the demo's model was made before: `make demo`);
 - encoding one part, and compaction of parts to the files of a group, in this process.
 
     make bench ARGS='--documents 50000 --workers 2'
@@ -12,11 +14,13 @@ import hashlib
 import json
 import os
 import platform
+import pydoc_data.topics
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,10 @@ DOCUMENT_BYTES = 4_000
 ANSWER_TOKENS = 360
 """The mean of FinePhrase's four prompts."""
 ANSWER_BYTES = ANSWER_TOKENS * 4
+TOKENIZED_CHARACTERS = 1_500
+"""Of the Python manual, about 366 tokens of SmolLM2."""
+MODEL = Path("rephrase/models/SmolLM2-135M-Instruct")
+"""In the user's cache folder, see `examples/demo/model.py`."""
 PARTS = 24
 """Of a group."""
 PART_SAMPLES = 8_000
@@ -55,6 +63,12 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
         measure_run(Path(folder), options.documents, options.workers)
+    model = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / MODEL
+    if (model / "tokenizer.json").is_file():
+        with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
+            measure_tokenizing(Path(folder), options.documents, model)
+    else:
+        print(f"with exact tokenizing: not measured, {model} is not there (make demo)")
     measure_encoding()
     with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
         measure_publishing(Path(folder))
@@ -67,15 +81,71 @@ def measure_run(folder: Path, documents: int, workers: int) -> None:
     manifest.write_text(yaml.safe_dump(a_manifest()), encoding="utf-8")
     seconds = rephrase(folder, "run", "run.yaml", "--workers", str(workers))
     checking = rephrase(folder, "verify", "output")
-    found = json.loads((folder / "output/_run/manifest.json").read_bytes())
-    written = sum(counts["written"] for counts in found["counts"].values())
-    if written != documents * len(PROMPTS):
-        raise SystemExit(f"{written} samples of {documents * len(PROMPTS)} were written")
+    check_written(folder / "output", documents)
     working = working_seconds(folder / "output")
     print(f"run: {documents:,} documents ({size / 1e6:,.0f} MB) x {len(PROMPTS)} prompts")
     print(f"  whole run, {workers} worker(s)   {seconds:8.1f} s   {rate(documents, seconds)}")
     print(f"  first to last unit       {working:8.1f} s   {rate(documents, working)}")
     print(f"  rephrase verify          {checking:8.1f} s   {rate(documents, checking)}")
+
+
+def check_written(output: Path, documents: int) -> None:
+    """All samples must be there."""
+    found = json.loads((output / "_run/manifest.json").read_bytes())
+    written = sum(counts["written"] for counts in found["counts"].values())
+    if written != documents * len(PROMPTS):
+        raise SystemExit(f"{written} samples of {documents * len(PROMPTS)} were written")
+
+
+def measure_tokenizing(folder: Path, documents: int, model: Path) -> None:
+    """The same run with documents tokenized exactly: by the model's own tokenizer, and by the faster one."""
+    manual = " ".join(pydoc_data.topics.topics.values())
+    starts = [number * 61 % (len(manual) - TOKENIZED_CHARACTERS) for number in range(documents)]
+    write_texts(folder / "source", [manual[at : at + TOKENIZED_CHARACTERS] for at in starts])
+    digests = set()
+    for kind, name in (("own", "tokenizers"), ("fast", "tokie")):
+        output = folder / kind / "output"
+        output.parent.mkdir()
+        manifest = a_manifest()
+        manifest["spec"]["source"]["uri"] = str(folder / "source")
+        manifest["spec"]["output"]["uri"] = str(output)
+        found = tokenizing_side(kind, model, manifest, output.parent)
+        check_written(output, documents)
+        digests.add(found["digest"])
+        if found["tokens_in_run"] < found["tokens"] or len(digests) > 1:
+            raise SystemExit(f"{name}: other tokens")
+        working = working_seconds(output)
+        if kind == "own":
+            mean = found["tokens"] / documents
+            print(
+                f"with exact tokenizing: {documents:,} documents of {mean:.0f} tokens, one worker"
+            )
+        print(f"  {name} alone, one core{documents / found['alone']:16,.0f} documents/s")
+        print(f"  first to last unit       {working:8.1f} s   {rate(documents, working)}")
+        cpu = found["cpu"] / documents / len(PROMPTS) * 1e6
+        print(
+            f"  CPU of the worker        {cpu:8.0f} us a sample; ready in {found['loading']:.1f} s"
+        )
+
+
+def tokenizing_side(
+    kind: str, model: Path, manifest: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """What a process of `tokenizing_side.py` found."""
+    written, result = folder / "manifest.json", folder / "result.json"
+    written.write_text(json.dumps(manifest))
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, here / "tokenizing_side.py", kind, model, written, result],
+        env=os.environ | {"PYTHONPATH": str(here.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"the side {kind} failed:\n{done.stdout}{done.stderr}")
+    found: dict[str, Any] = json.loads(result.read_bytes())
+    return found
 
 
 def rate(documents: int, seconds: float) -> str:
@@ -86,9 +156,13 @@ def rate(documents: int, seconds: float) -> str:
 
 def write_source(folder: Path, documents: int) -> int:
     """A Parquet file of documents; returns the bytes of their text."""
+    return write_texts(folder, [a_text(number, DOCUMENT_BYTES) for number in range(documents)])
+
+
+def write_texts(folder: Path, texts: Sequence[str]) -> int:
+    """A Parquet file of documents with these texts; returns their characters."""
     folder.mkdir()
-    texts = [a_text(number, DOCUMENT_BYTES) for number in range(documents)]
-    ids = [f"document-{number}" for number in range(documents)]
+    ids = [f"document-{number}" for number in range(len(texts))]
     pq.write_table(pa.table({"id": ids, "text": texts}), folder / "a.parquet", row_group_size=1000)
     return sum(map(len, texts))
 

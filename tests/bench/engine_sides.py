@@ -131,6 +131,7 @@ def plan(manifest: JSON) -> "tuple[subprocess.Popen[bytes], WorkerLaunch]":
     return driver, WorkerLaunch(
         run="bench",
         output_uri=run.spec.output.uri,
+        engine_args=tuple(run.spec.model.engine.args),
         heartbeat_seconds=durability.heartbeat_seconds,
         lease_seconds=durability.lease_seconds,
         checkpoint_seconds=durability.checkpoint_seconds,

@@ -25,3 +25,15 @@ long_texts = st.tuples(
     st.integers(5, 25),
 ).map(lambda drawn: drawn[0] * drawn[1])
 """Long enough that only their head is encoded; pieces run into each other."""
+
+_western = st.one_of(
+    st.text(st.characters(codec="cp1252", exclude_categories=["Cc"]), min_size=1, max_size=12),
+    st.sampled_from(
+        ["the", " river", "don't", "I'LL", "\u2019s", "  ", "\n\n", "\r\n", " \n", "12"]
+    ),
+    st.sampled_from(["a", "=", "-", " ", "ab", "12", "\n", "é"]).flatmap(
+        lambda piece: st.integers(1, 60).map(lambda times: piece * times)
+    ),
+)
+western_texts = st.lists(_western, max_size=60).map("".join)
+"""Of the characters of English and its neighbors; pieces run into each other."""
