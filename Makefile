@@ -84,9 +84,9 @@ chaos-cluster: $(SYNCED) ## The run on a cluster under every blow, in twenty ran
 test-containers: $(SYNCED) ## Images, chart and a run on a genuine kubelet and containerd (root; make deps-containers)
 	$(RUN) pytest -m '' tests/containers $(ARGS)
 
-deps: ## Install Debian packages that make test needs: prometheus (as root)
-	@command -v prometheus promtool >/dev/null || { apt-get update -qq; \
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends prometheus; }
+deps: ## Install Debian packages that make test needs: prometheus, jq (as root)
+	@command -v prometheus promtool jq >/dev/null || { apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends jq prometheus; }
 
 deps-containers: ## Install the Debian packages that test-containers needs
 	apt-get update

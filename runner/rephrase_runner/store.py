@@ -612,7 +612,8 @@ def _remote_store(
 ) -> AnyStore:
     parts = urlsplit(uri)
     prefix = parts.path.strip("/") or None
-    plain = next((one for one in (options.endpoint, uri) if one.startswith("http://")), None)
+    endpoint = options.endpoint or (parts.scheme == "s3" and _endpoint_of_the_environment()) or ""
+    plain = next((one for one in (endpoint, uri) if one.startswith("http://")), None)
     if plain is not None and not options.allow_http:
         raise InvalidSpec(
             "an endpoint without TLS must be allowed",
@@ -658,6 +659,12 @@ def _remote_store(
         where=uri,
         remedy=f"Use one of {', '.join(f'{scheme}://' for scheme in SCHEMES)} or a path.",
     )
+
+
+def _endpoint_of_the_environment() -> str:
+    """Where the client of S3 goes if nobody else says; "" = to AWS."""
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")
 
 
 def credentials(folder: str) -> dict[str, str]:

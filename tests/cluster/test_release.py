@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rephrase_api.names import CRD_NAME
 from rephrase_api.v1alpha1.conditions import ConditionType
@@ -15,14 +16,16 @@ from support.cluster.client import Client
 from support.cluster.control_plane import ControlPlane
 from support.cluster.installed import QUICK, SYSTEM, Operator, prepared
 from support.cluster.kubelet.kubelet import Kubelet
-from support.cluster.release import Release, older, packaged, prometheus_operator_crds
+from support.cluster.release import Release, older, prometheus_operator_crds
 from support.cluster.resources import CLUSTER_WIDE, resource_of
 from support.cluster.runs import SLOW, Runs
 from support.cluster.seen import Seen
 from support.cluster.wire import Object, Refused
 from support.helm import CHART, render
 from support.manifests import a_manifest, merged
+from support.pages import commands
 from support.s3 import BUCKET, S3
+from support.shell import Shell
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.needs("helm")
@@ -114,7 +117,9 @@ def test_uninstalling_leaves_runs_and_their_definition_and_a_new_release_takes_t
 
 
 @pytest.mark.full
-def test_a_run_in_flight_does_not_notice_an_upgrade(stage: Stage, tmp_path: Path) -> None:
+def test_a_run_in_flight_does_not_notice_an_upgrade(
+    stage: Stage, own_plane: ControlPlane, tmp_path: Path
+) -> None:
     field = "ttlSecondsAfterFinished"
     runs, namespace = stage.runs, stage.runs.namespace
     before = merged(QUICK, {"images": {"operator": {"repository": "rephrase/operator-as-it-was"}}})
@@ -130,7 +135,11 @@ def test_a_run_in_flight_does_not_notice_an_upgrade(stage: Stage, tmp_path: Path
         with pytest.raises(Refused, match=field):
             namespace.patch("rephraseruns", "test", {"spec": {field: 86400}})
 
-        stage.release.upgrade(QUICK, packaged(tmp_path / "current"))
+        shell = Shell.of_cluster(tmp_path / "shell", own_plane.kubeconfig, {})
+        (shell.folder / "helm").symlink_to(CHART.parent)
+        (shell.folder / "your-values.yaml").write_text(yaml.safe_dump(dict(QUICK)))
+        for command in commands("docs/operations.md", "Upgrade"):
+            shell.run(command)
         namespace.in_namespace(SYSTEM).wait_gone("pods", old["metadata"]["name"], within=60)
         stage.operator.wait_ready()
         wait_until(

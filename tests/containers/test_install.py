@@ -28,6 +28,7 @@ from support.containers.machine import HERE, Machine
 from support.containers.node import GenuineNode
 from support.containers.registry import Registry
 from support.helm import helm, kubectl
+from support.pages import commands
 from support.s3 import S3, SeaweedFS
 from support.waiting import wait_until
 
@@ -140,18 +141,11 @@ def fill(cluster: Cluster, folder: Path) -> None:
     })  # fmt: skip
 
 
-def commands() -> list[str]:
-    """The lines of README's section, as a shell takes them."""
-    section = (ROOT / "README.md").read_text().split("## On a cluster\n", 1)[1].split("\n## ", 1)[0]
-    blocks = re.findall(r"^```shell\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    return [line for line in "".join(blocks).replace("\\\n", "").splitlines() if line]
-
-
 @pytest.mark.timeout(1200)
 def test_readme_installs_it_and_a_run_completes_though_one_worker_is_oom_killed_and_one_drained(
     cluster: Cluster,
 ) -> None:
-    first, *lines = commands()
+    first, *lines = commands("README.md", "On a cluster")
     # the one thing that is a user's own
     assert first == "export REGISTRY=registry.example.com/rephrase"
     said = {}

@@ -4,21 +4,22 @@ import asyncio
 import gzip
 import io
 import json
-import re
-from typing import Any
+from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
+import pytest
 
+from support import spot_example
 from support.corpora import rows
 from support.endpoint import endpoint, write_tokenizer
 from support.hub import hub
 from support.laptop import Laptop
+from support.pages import commands, put_example
+from support.s3 import SeaweedFS
 from support.scripted_s3 import scripted_s3
-from support.tiers import ROOT
 
-EXAMPLES = ROOT / "examples"
 SMOLLM = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 HERE = {"NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0"}
 
@@ -40,7 +41,6 @@ def web_text(documents: int) -> bytes:
 
 
 async def test_finephrase_is_planned_from_the_footers_of_the_hub_alone(laptop: Laptop) -> None:
-    manifest: dict[str, Any] = yaml.safe_load((EXAMPLES / "finephrase.yaml").read_text())
     file = web_text(20_000)
     async with hub() as served, scripted_s3() as bucket:
         paths = [f"sample/350BT/{number:03d}_00000.parquet" for number in range(5)]
@@ -54,12 +54,14 @@ async def test_finephrase_is_planned_from_the_footers_of_the_hub_alone(laptop: L
         }
 
         # the bucket is anybody's own; the source is that of the example
-        storage = {"endpoint": bucket.endpoint, "region": "us-east-1", "allowHTTP": True}
-        manifest["spec"]["output"]["storage"] = storage
-        laptop.write(manifest)
+        storage = f"{{endpoint: {bucket.endpoint!r}, region: us-east-1, allowHTTP: true}}"
+        target = "uri: s3://synthetic/finephrase"
+        changes = {target: f"storage: {storage}\n    {target}"}
+        put_example(laptop.folder, "finephrase.yaml", changes)
 
+        (command,) = commands("examples/finephrase.yaml", "", "rephrase")
         ended = await asyncio.to_thread(
-            laptop.rephrase, "plan", "run.yaml", "--json", environment=environment
+            laptop.rephrase, *command.split()[1:], "--json", environment=environment
         )
 
     assert ended.code == 0, ended.said
@@ -76,25 +78,20 @@ async def test_finephrase_is_planned_from_the_footers_of_the_hub_alone(laptop: L
 
 
 async def test_the_endpoint_example_previews_and_runs_as_printed(laptop: Laptop) -> None:
-    text = (EXAMPLES / "openai-endpoint.yaml").read_text()
     tokenizer = write_tokenizer(laptop.folder / "tokenizer") / "tokenizer.json"
     async with hub() as served, endpoint(tokenizer.parent, model=SMOLLM) as asked:
         files = {"sample/10BT/000_00000.parquet": web_text(2000)}
         commit = served.push("datasets/HuggingFaceFW/fineweb-edu", files)
         served.push(f"models/{SMOLLM}", {"tokenizer.json": tokenizer.read_bytes()})
-        manifest = laptop.folder / "examples" / "openai-endpoint.yaml"
-        manifest.parent.mkdir()
         # the port is that of the stand-in: 8000 may be somebody's
-        manifest.write_text(text.replace("http://127.0.0.1:8000/v1", asked.url))
-        commands = re.findall(r"^#     rephrase (.*)$", text, re.MULTILINE)
+        put_example(laptop.folder, "openai-endpoint.yaml", {"http://127.0.0.1:8000/v1": asked.url})
         environment = HERE | {"HF_ENDPOINT": served.endpoint}
 
         ended = [
-            await asyncio.to_thread(laptop.rephrase, *one.split(), environment=environment)
-            for one in commands
+            await asyncio.to_thread(laptop.rephrase, *one.split()[1:], environment=environment)
+            for one in commands("examples/openai-endpoint.yaml")
         ]
 
-    assert [one.split()[0] for one in commands] == ["preview", "run"]
     assert [one.code for one in ended] == [0, 0], "".join(one.said for one in ended)
     laptop.output = laptop.folder / "out" / "openai-endpoint"
     assert laptop.samples().num_rows == 1000 * 2
@@ -106,9 +103,8 @@ async def test_the_endpoint_example_previews_and_runs_as_printed(laptop: Laptop)
 
 
 def test_the_example_of_own_prompts_runs_as_printed_but_for_its_model(laptop: Laptop) -> None:
-    manifest: dict[str, Any] = yaml.safe_load((EXAMPLES / "own-prompt.yaml").read_text())
-    manifest["spec"]["model"] = {"name": "echo", "engine": {"type": "Echo"}}
-    laptop.write(manifest)
+    model = f"    name: {SMOLLM}\n"
+    put_example(laptop.folder, "own-prompt.yaml", {model: f"{model}    engine: {{type: Echo}}\n"})
     tickets = [
         {
             "body": row["text"],
@@ -124,14 +120,60 @@ def test_the_example_of_own_prompts_runs_as_printed_but_for_its_model(laptop: La
     with gzip.open(laptop.folder / "corpus" / "tickets.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(one) + "\n" for one in tickets)
 
-    ended = laptop.run()
+    ended = [laptop.rephrase(*one.split()[1:]) for one in commands("examples/own-prompt.yaml")]
 
     laptop.output = laptop.folder / "rewritten" / "tickets"
     fit = sum(
         one["language"] in ("en", "de") and one["score"] >= 3 and "deleted" not in one
         for one in tickets
     )
-    assert ended.code == 0, ended.said
+    assert [one.code for one in ended] == [0, 0], "".join(one.said for one in ended)
     found = laptop.samples().to_pylist()
     assert len(found) == fit * (1 + 3 + 1)
     assert all(one["source_text"] and one["language"] in ("en", "de") for one in found)
+
+
+@pytest.mark.needs("s3")
+def test_the_example_on_s3_runs_on_a_laptop_but_for_what_only_a_cluster_can_honor(
+    laptop: Laptop, tmp_path: Path
+) -> None:
+    """The whole of a source that is smaller than its canary."""
+    (tmp_path / "server").mkdir()
+    with SeaweedFS(tmp_path / "server") as server:
+        fit = spot_example.fill(server.endpoint, tmp_path / "files", documents=1000)
+        put_example(laptop.folder, spot_example.NAME, spot_example.changes(server.endpoint))
+        manifest = f"examples/{spot_example.NAME}"
+        output = spot_example.in_bucket(server.endpoint, spot_example.OUTPUT)
+        keys = output.credentials
+
+        planned = laptop.rephrase("plan", manifest, "--json", environment=keys)
+        ran = laptop.rephrase("run", manifest, "--workers", "2", environment=keys)
+        output.download("", laptop.output)
+
+    assert (planned.code, ran.code) == (0, 0), planned.said + ran.said
+    plan = json.loads(planned.out)
+    assert (plan["files"], plan["documents"]["likely"]) == (2, 1000), "at most: rows are filtered"
+    assert [pool["rate"]["likely"] for pool in plan["pools"]] == [None, None], (
+        "nobody measured an L4"
+    )
+    (note,) = [line for line in ran.out.splitlines() if "only a cluster can honor" in line]
+    of_pool = ("nodeSelector", "tolerations", "priorityClassName", "modelCache")
+    set_apart = [
+        *(f"spec.workers.pools[0].{field}" for field in of_pool),
+        "spec.workers.pools[1].podTemplate",
+        *("spec.serviceAccountName", "spec.source.secretRef", "spec.output.secretRef"),
+        *("spec.model.secretRef", "spec.scaling.deadline", "spec.scaling.budget"),
+    ]
+    assert [field for field in set_apart if field not in note] == []
+    written = laptop.samples().to_pylist()
+    by_prompt = {
+        name: [one for one in written if one["prompt"] == name] for name in ("faq", "math")
+    }
+    kept = {(row["id"], row["url"], row["score"]) for row in fit}
+    assert len(by_prompt["faq"]) == len(fit) == 400
+    assert Counter(one["source_id"] for one in by_prompt["math"]) == {row["id"]: 2 for row in fit}
+    assert {(one["source_id"], one["url"], one["score"]) for one in written} == kept
+    assert all(
+        one["source_file"].startswith("s3://corpus/fineweb-edu/data/CC-MAIN-2024-")
+        for one in written
+    )

@@ -13,8 +13,10 @@ from rephrase_runner.scrutiny import Original, scrutinize
 from support.corpora import rows, write_parquet
 from support.laptop import Laptop, tree
 from support.manifests import BUILT_IN, a_manifest, echo
+from support.pages import commands
 from support.reports import Page
 from support.runs import small_run
+from support.tiers import ROOT
 
 PRICES = 'currency: USD\ndate: "2026-11-01"\npricePerGPUHour: {H100/Spot: "3600"}\n'
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)> the harbor\u202eof \x85 1700"
@@ -282,3 +284,27 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(laptop: Laptop) -
     assert laptop.rephrase("verify", "output").code == 0
     (entry,) = laptop.log("driver*", "report not written")
     assert "report.html" in entry["exception"]
+
+
+def test_every_command_of_the_pages_writes_the_page_that_it_says(laptop: Laptop) -> None:
+    pools = [{"name": "spot", "capacityType": "Spot", "gpu": {"name": "H100", "count": 1}}]
+    small_run(laptop, output={"uri": "demo/output"}, workers={"pools": pools})
+    (laptop.folder / "examples").symlink_to(ROOT / "examples")
+    beside, here = laptop.folder / "demo" / "output" / "report.html", laptop.folder / "report.html"
+    ran = laptop.run()
+    assert ran.code == 0, ran.said
+
+    printed = [
+        *commands("docs/report.md", "The report"),
+        *commands("docs/cost.md", "In the report"),
+    ]
+    for command in printed:
+        beside.unlink(missing_ok=True)
+        here.unlink(missing_ok=True)
+        ended = laptop.rephrase(*command.replace("OUTPUT", "demo/output").split()[1:])
+        assert ended.code == 0, ended.said
+        written = here if "--file" in command else beside
+        text = written.read_text(encoding="utf-8")
+        assert beside.exists() != here.exists()
+        assert ("text of the document" in text) is ("--with-source" in command), command
+        assert ("price list of 2026-11-01" in text) is ("--prices" in command), command

@@ -55,9 +55,20 @@ class S3:
         }
 
     @property
+    def credentials(self) -> dict[str, str]:
+        """Nothing but the key: where the server is, the manifest must say."""
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "NO_PROXY")
+        return {name: self.env[name] for name in names}
+
+    @property
     def storage(self) -> dict[str, Any]:
         """`spec.source.storage` or `spec.output.storage` of a manifest."""
         return {"endpoint": self.endpoint, "region": REGION, "allowHTTP": True}
+
+    @property
+    def options(self) -> str:
+        """The same as options of a `rephrase` command."""
+        return f"--endpoint {self.endpoint} --region {REGION} --allow-http"
 
     def uri(self, name: str) -> str:
         """``s3://`` URI of a folder or object of this test."""
@@ -66,6 +77,21 @@ class S3:
     def client(self) -> Any:  # noqa: ANN401 - boto3 makes its classes as it goes
         """A boto3 client, to look at what was written with other eyes than ours."""
         return _client(self.endpoint)
+
+    def listed(self, name: str) -> list[str]:
+        """Names of the objects below a folder of this test, from there on."""
+        prefix = f"{self.prefix}/{name}/" if name else f"{self.prefix}/"
+        pages = self.client().get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=self.bucket, Prefix=prefix)
+        keys = [item["Key"] for page in found for item in page.get("Contents", [])]
+        return [key.removeprefix(prefix) for key in keys]
+
+    def download(self, name: str, folder: Path) -> None:
+        """A folder of this test as one of this machine."""
+        for path in self.listed(name):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            key = "/".join(filter(None, (self.prefix, name, path)))
+            self.client().download_file(Filename=str(folder / path), Bucket=self.bucket, Key=key)
 
 
 @pytest.fixture

@@ -110,6 +110,11 @@ def uvx_missing() -> str:
     return "" if uvx() else "not on PATH: uvx"
 
 
+def jq_missing() -> str:
+    """Why jq cannot be run, empty if it can."""
+    return "" if shutil.which("jq") else "not on PATH: jq (Debian package jq)"
+
+
 PEERS: dict[str, Callable[[], str]] = {
     "engine": engine_missing,
     "s3": s3_missing,
@@ -121,6 +126,7 @@ PEERS: dict[str, Callable[[], str]] = {
     "containers": containers_missing,
     "promtool": promtool_missing,
     "uvx": uvx_missing,
+    "jq": jq_missing,
 }
 """What tests may need, and why it is not there."""
 CNI = "/usr/lib/cni"

@@ -17,7 +17,13 @@ def own_namespace(client: Client, test: str) -> Iterator[Client]:
         test: name of the test.
     """
     words = "".join(c if c.isalnum() else "-" for c in test.removeprefix("test_"))
-    name = f"{words[:40].strip('-').lower()}-{os.urandom(3).hex()}"
+    with new_namespace(client, f"{words[:40].strip('-').lower()}-{os.urandom(3).hex()}") as inside:
+        yield inside
+
+
+@contextmanager
+def new_namespace(client: Client, name: str) -> Iterator[Client]:
+    """The same of a given name."""
     client.create(a_namespace(name))
     inside = client.in_namespace(name)
     inside.wait_for("serviceaccounts", "default", bool, "it is there")

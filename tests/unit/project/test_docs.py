@@ -18,7 +18,7 @@ from rephrase_api.v1alpha1.base import Model, camel
 from rephrase_api.v1alpha1.status import RephraseRunStatus
 from rephrase_api.v1alpha1.tree import model_of
 from rephrase_runner.cli import app
-from support.pages import PAGES, runs_of
+from support.pages import EXAMPLES, NOT_RUN, PAGES, commands_of, not_run, runs_of
 from support.tiers import TIERS
 
 ROOT = Path(__file__).parents[3]
@@ -279,6 +279,37 @@ def test_every_option_of_a_command_that_a_page_shows_is_one_of_it(path: Path) ->
     }
 
     assert shown <= known
+
+
+def test_every_command_that_is_printed_is_run_by_a_test_or_named_with_the_reason() -> None:
+    """A test that asks for commands runs what it is given: `support.pages.commands`."""
+    tests = "".join(
+        file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py")
+    )
+    asked = set(re.findall(r'\bcommands\("([^"]+)"(?:, "([^"]*)")?(?:, "(\w+)")?\)', tests))
+    printed = [
+        (str(path.relative_to(ROOT)), heading, command)
+        for path in [*PAGES, *EXAMPLES]
+        for heading, commands in commands_of(path).items()
+        for command in commands
+    ]
+    forgotten = [
+        (path, heading, command)
+        for path, heading, command in printed
+        if not_run(command) is None
+        and not {(path, heading, ""), (path, heading, command.split()[0])} & asked
+    ]
+
+    assert forgotten == []
+    assert {not_run(command) for *_, command in printed} - {None} == NOT_RUN.keys()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_stand_in_blocks_that_say_so(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+
+    assert re.findall(r"^ *```(?:bash|sh|console)$", text, re.MULTILINE) == []
+    assert re.findall(r"^    (?:aws|helm|kubectl|make|rephrase) .*$", text, re.MULTILINE) == []
 
 
 def targets() -> set[str]:
