@@ -18,7 +18,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 _CLOUD = "changes a real cloud's account"
 NOT_RUN: Mapping[str, str] = {
     "make test": "it is what runs the others",
-    "uv tool install '.[runner,vllm]'": "8 GB that are of use with an NVIDIA GPU only",
+    "uv tool install '.[runner,vllm,fast-tokenizer]'": "8 GB that are of use with an NVIDIA GPU only",
     "vllm serve": "a GPU's; tests/engine has such a server, other tests a stand-in",
     "llama-server": "no package registry has it; a stand-in answers as it does",
     "gcloud": _CLOUD,
