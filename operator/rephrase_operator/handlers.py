@@ -183,7 +183,7 @@ class Handlers:
         if memory.over or "deletionTimestamp" in meta:
             return
         began = time.perf_counter()
-        result = "error"
+        result = "canceled"
         try:
             await self._look(latest, key, keywords["jobs"], keywords["pods"], keywords["outputs"])
             result = "done"
@@ -193,7 +193,7 @@ class Handlers:
             logger.info("look at an old status", extra={"run": key[1]})
         except Gone:
             result = "gone"
-            self._memories[body["metadata"]["uid"]] = Memory(over=True)
+            self._memories[body["metadata"]["uid"]] = Memory(looked=True, over=True)
             self.metrics.forget(*key)
             logger.warning("run is gone", extra={"run": key[1]})
         except Refused as refused:
@@ -203,6 +203,9 @@ class Handlers:
                 "look ended early",
                 extra={"run": key[1], "error": str(refused)},
             )
+        except Exception:
+            result = "error"
+            raise
         finally:
             self.metrics.looked(result, time.perf_counter() - began)
         self._last_look = _now()

@@ -119,7 +119,7 @@ class Metrics:
         self._reconcile_duration = Histogram(
             "rephrase_operator_reconcile_duration_seconds",
             "Time of one look at a run, by result (done; outdated: the status had changed meanwhile; gone; "
-            "refused: by the API server; error).",
+            "refused: by the API server; canceled; error).",
             ("result",),
             registry=self.registry,
         )

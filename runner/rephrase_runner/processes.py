@@ -208,6 +208,7 @@ def _collect_seldom() -> None:
     Modules and an engine are here to stay, and thousands of samples are held at once: to look through all
     of them again and again took a seventh of a worker's time.
     """
+    gc.unfreeze()  # an engine that died is garbage now, and in cycles
     gc.collect()
     gc.freeze()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)

@@ -47,7 +47,7 @@ SOURCE_TEXT = pa.field("source_text", pa.string())
 RESERVED = frozenset([field.name for field in _OUTPUT] + [SOURCE_TEXT.name])
 
 
-_SELDOM_TWICE = {"id", "text", "source_id", "source_row", "source_text"}
+_SELDOM_TWICE = {"id", "text", "source_id", "source_row", "attempt_seed", "source_text"}
 
 
 def dictionary_columns(schema: pa.Schema) -> list[str]:

@@ -34,9 +34,10 @@ from rephrase_runner.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_UNITS_IN_WRITING = 3
-_DOCUMENTS_IN_WRITING = 4
-"""For each request that the engine takes at once: small units are written many at a time."""
+_UNITS_HELD = 4
+"""One whose last answers come, one that follows it, and two that are being written."""
+_DOCUMENTS_HELD = 4
+"""For each request that the engine takes at once: of small units many are held."""
 _HELP_LOOKS = 4
 """Units looked at in one go for a slice to help with: a look costs two listings."""
 _NOBODY = Suspicion((), ())
@@ -148,12 +149,11 @@ class Shift:
     def _has_room(self) -> bool:
         """Whether to claim more, now that the engine has room and all that was claimed is submitted.
 
-        Units that are being written do not count as work, but a store that is slower than the engine must
-        not make them many.
+        A store that is slower than the engine, or a few answers that take for ever, must not make the units
+        many whose samples are in memory.
         """
-        rows = [holding.unit.rows for holding in self._holdings.values() if holding.finishing]
-        most = _DOCUMENTS_IN_WRITING * self._engine.max_in_flight
-        return len(rows) < _UNITS_IN_WRITING or sum(rows) < most
+        rows = [holding.unit.rows for holding in self._holdings.values()]
+        return len(rows) < _UNITS_HELD or sum(rows) < _DOCUMENTS_HELD * self._engine.max_in_flight
 
     async def _wait_for_room(self) -> None:
         """Wait for a unit to end, or until it is time to look for work again."""

@@ -612,7 +612,8 @@ def _remote_store(
 ) -> AnyStore:
     parts = urlsplit(uri)
     prefix = parts.path.strip("/") or None
-    endpoint = options.endpoint or (parts.scheme == "s3" and _endpoint_of_the_environment()) or ""
+    config: dict[str, Any] = credentials(options.credentials) if options.credentials else {}
+    endpoint = _s3_endpoint(options, config) if parts.scheme == "s3" else options.endpoint or ""
     plain = next((one for one in (endpoint, uri) if one.startswith("http://")), None)
     if plain is not None and not options.allow_http:
         raise InvalidSpec(
@@ -622,7 +623,6 @@ def _remote_store(
         )
     retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=retry_seconds)}
     client: Any = {"timeout": timedelta(seconds=timeout_seconds), "allow_http": options.allow_http}
-    config: dict[str, Any] = credentials(options.credentials) if options.credentials else {}
     if is_web(uri):
         return HTTPStore.from_url(uri, client_options=client, retry_config=retry)
     if dataset_hub.is_hub(uri):
@@ -637,8 +637,10 @@ def _remote_store(
             for spelling in ("", "aws_", "azure_storage_", "azure_"):
                 config.pop(f"{spelling}{name}", None)
     if parts.scheme == "s3":
+        if endpoint:  # by this spelling, which in the environment goes before all others
+            config["aws_endpoint_url_s3"] = endpoint
         if options.endpoint:
-            config |= {"endpoint": options.endpoint, "virtual_hosted_style_request": False}
+            config["virtual_hosted_style_request"] = False
         if options.region:
             config["region"] = options.region
         return S3Store(
@@ -661,10 +663,24 @@ def _remote_store(
     )
 
 
-def _endpoint_of_the_environment() -> str:
-    """Where the client of S3 goes if nobody else says; "" = to AWS."""
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return next((os.environ[name] for name in names if os.environ.get(name)), "")
+_S3_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "ENDPOINT_URL",
+    "ENDPOINT",
+)
+"""How a Secret may spell it; of the environment the first three count."""
+
+
+def _s3_endpoint(options: StorageOptions, secret: dict[str, Any]) -> str:
+    """Where to find S3: as the spec says, else the Secret, else the environment; "" = AWS.
+
+    All spellings are taken out of the Secret's settings.
+    """
+    told = [secret.pop(name.lower(), "") for name in _S3_ENDPOINTS]
+    told += [os.environ.get(name, "") for name in _S3_ENDPOINTS[:3]]
+    return options.endpoint or next(filter(None, told), "")
 
 
 def credentials(folder: str) -> dict[str, str]:

@@ -197,7 +197,9 @@ class Worker:
             this = asyncio.current_task()
             if this is not None and this.cancelling():  # the shift has eaten a cancellation of ours
                 raise asyncio.CancelledError from errors
-            return cause
+            return EngineDead(
+                cause.cause, str(cause)
+            )  # whose traceback holds nothing of the engine
         return None
 
     async def _bury_all(self, dead: EngineDead) -> None:

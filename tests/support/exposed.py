@@ -115,7 +115,7 @@ def an_operator(runs: int = 1, *, pools: int = MOST_POOLS) -> Metrics:
     for action in ("StartDriver", "StartWorker", "DeleteJob", "PutOffStop", "DeleteRun"):
         for result in ("done", "later", "refused"):
             metrics.actions.labels(action, result)
-    for result in ("done", "outdated", "gone", "refused", "error"):
+    for result in ("done", "outdated", "gone", "refused", "canceled", "error"):
         metrics.looked(result, 0.1)
     metrics.transition(RephraseRunStatus(), a_status(), ())
     return metrics

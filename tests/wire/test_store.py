@@ -30,6 +30,29 @@ def stored(server: ScriptedS3, name: str) -> bytes:
     return server.objects[f"run/{name}"][0]
 
 
+@pytest.mark.parametrize("source", ["spec", "secret", "environment"])
+async def test_the_endpoint_is_that_of_the_spec_then_the_secret_then_the_environment(
+    server: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    wrong = "http://127.0.0.1:1"
+    told = ["spec", "secret", "environment"]
+    spec, secret, environment = (
+        server.endpoint if one == source else wrong if told.index(one) > told.index(source) else ""
+        for one in told
+    )
+    secrets = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": secret}
+    for name, value in secrets.items():
+        if value:
+            (tmp_path / name).write_text(value)
+    if environment:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", environment)
+    options = StorageOptions(spec, "us-east-1", allow_http=True, credentials=str(tmp_path))
+
+    await Store("s3://bucket/run", options).put_new("a", b"here")
+
+    assert stored(server, "a") == b"here"
+
+
 async def test_the_first_put_is_ours_and_the_second_is_not(store: Store) -> None:
     assert await store.put_new("a", b"first") is Outcome.MINE
     assert await store.put_new("a", b"second") is Outcome.THEIRS

@@ -214,10 +214,9 @@ class EchoEngine:
     def _answer(self, request: Request) -> Completion | RequestFailed | None:
         """The outcome of a request; None for one that gets none."""
         length = len(request.prompt_token_ids)
-        if self._dead.is_set() or self._is_told(request, self._arguments.hang_on):
-            return None
         if self._is_told(request, self._arguments.die_on):
             self._dead.set()
+        if self._dead.is_set() or self._is_told(request, self._arguments.hang_on):
             return None
         if length >= self.context_tokens:
             message = f"a prompt of {length} tokens fills the context"

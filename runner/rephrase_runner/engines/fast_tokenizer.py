@@ -45,13 +45,12 @@ def fastest(backend: Any, own: Encode) -> Encode:  # noqa: ANN401
         own: tokenizes by it, nothing added.
     """
     try:
-        fast = load(backend)
+        return checked(load(backend), own, backend)
     except ImportError:
         return own
     except Exception as error:  # noqa: BLE001 - a matter of speed must not end a run
         _warn(f"tokie cannot load it: {error}")
         return own
-    return checked(fast, own, backend)
 
 
 def load(backend: Any) -> Encode:  # noqa: ANN401
@@ -160,7 +159,11 @@ def _texts(backend: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
 
 
 def _called(call: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
-    """The result. A panic of Rust, which is no Exception, becomes one, without its text: it may quote."""
+    """The result. A panic of Rust, which is no Exception, becomes one, without its text: it may quote.
+
+    Rust itself has written it to standard error by then; of the texts that are known to make it panic `suits`
+    lets none come here.
+    """
     try:
         return call(*arguments)
     except BaseException as error:
