@@ -34,8 +34,8 @@ from rephrase_runner.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_UNITS_HELD = 4
-"""One whose last answers come, one that follows it, and two that are being written."""
+_UNITS_HELD = 3
+"""One that is being written, one whose last answers come, and the one that follows it."""
 _DOCUMENTS_HELD = 4
 """For each request that the engine takes at once: of small units many are held."""
 _HELP_LOOKS = 4
