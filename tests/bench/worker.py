@@ -8,7 +8,6 @@ what it was asked to do. The checks are off (tests/bench/checks.py has them), no
 
 import argparse
 import asyncio
-import json
 import logging
 import tempfile
 import time
@@ -18,7 +17,7 @@ from concurrent.futures import thread
 from pathlib import Path
 from typing import Any
 
-from bench.data_path import PROMPTS, a_manifest, write_source
+from bench.data_path import PROMPTS, a_manifest, check_written, write_source
 from bench.engine_sides import plan
 from rephrase_runner.engines.echo import EchoEngine
 from rephrase_runner.processes import run_worker
@@ -53,10 +52,8 @@ def main() -> None:
         loop, everything = time.thread_time() - loop, time.process_time() - everything
         if driver.wait():
             raise SystemExit("the driver failed")
-        found = json.loads((folder / "output" / "_run" / "manifest.json").read_bytes())
-        samples = sum(counts["written"] for counts in found["counts"].values())
-    if samples != documents * len(PROMPTS):
-        raise SystemExit(f"{samples} samples of {documents * len(PROMPTS)} were written")
+        check_written(folder / "output", documents)
+    samples = documents * len(PROMPTS)
     rows = {text: spent[name] for name, text in ROWS.items()}
     rows["libraries' own threads"] = everything - loop - sum(rows.values())
     rows["submit, answer, make samples (event loop)"] = loop - spent["engine"]
