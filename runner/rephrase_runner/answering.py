@@ -14,23 +14,27 @@ from rephrase_runner.vitals import Vitals
 
 
 class Slots:
-    """Room for requests in the engine. One feeder takes, every answer gives back."""
+    """Room for requests in the engine. One feeder takes, every answer gives back.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    Args:
+        engine: says how many it is to have, again whenever one of them is answered.
+    """
+
+    def __init__(self, engine: Engine) -> None:
         self.taken = 0
+        self._engine = engine
         self._freed = asyncio.Event()
 
     async def take(self, count: int) -> None:
         """Wait until `count` more fit (or the engine is empty), and take them."""
-        while self.taken and self.taken + count > self.limit:
+        while self.taken and self.taken + count > self._engine.max_in_flight:
             self._freed.clear()
             await self._freed.wait()
         self.taken += count
 
     async def some(self) -> None:
         """Wait until there is any room."""
-        while self.taken >= self.limit:
+        while self.taken >= self._engine.max_in_flight:
             self._freed.clear()
             await self._freed.wait()
 
@@ -69,7 +73,7 @@ class Answerer:
         attempts: int,
         retry_seconds: float,
     ) -> None:
-        self.slots = Slots(engine.max_in_flight)
+        self.slots = Slots(engine)
         self.asked = 0
         """Requests that the engine has now; one that waits for its next attempt is not among them."""
         self.answers = 0

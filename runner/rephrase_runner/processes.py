@@ -281,7 +281,6 @@ async def _make_worker(
         args=launch.engine_args,
         base_url=launch.endpoint,
         api_key_file=launch.api_key_file,
-        statistics=bool(launch.pod_uid),  # only a pod is scraped
     )
     kept = schema_from_text(plan.kept_schema)
     source = StorageOptions.of(launch.source_storage, launch.source_credentials)

@@ -59,6 +59,7 @@ async def _try(order: Order) -> None:
     clock = asyncio.get_running_loop().time
     started = clock()
     engine = await load(order.settings)
+    ramp = engine.max_in_flight  # while it is empty
     try:
         resolved = order.resolved
         prompts = compile_prompts(
@@ -80,7 +81,7 @@ async def _try(order: Order) -> None:
             for rollout in range(prompt.rollouts)
         ]
         prepared = (preparer.prepare(*one) for one in endless(order.texts, keys))
-        answers = await keep_full(engine, prepared, order.window_seconds)
+        answers = await keep_full(engine, prepared, order.window_seconds, ramp)
     except BaseExceptionGroup as errors:
         cause = first_cause(errors)
         if isinstance(cause, EngineDead | TimeoutError):
@@ -91,7 +92,7 @@ async def _try(order: Order) -> None:
     logger.info(
         "measured",
         extra={
-            "rate": steady_rate(answers, ramp=engine.max_in_flight),
+            "rate": steady_rate(answers, ramp=ramp),
             "answers": len(answers),
             "start_seconds": round(ready - started, 1),
         },
@@ -113,11 +114,11 @@ def endless(
 
 
 async def keep_full(
-    engine: Engine, prepared: Iterator[Prepared], window_seconds: float
+    engine: Engine, prepared: Iterator[Prepared], window_seconds: float, ramp: int
 ) -> list[tuple[float, int]]:
-    """Time and tokens of each answer; the window begins when as many came as run at once."""
+    """Time and tokens of each answer; the window begins when `ramp` of them came, as many as run at once."""
     clock = asyncio.get_running_loop().time
-    slots = Slots(engine.max_in_flight)
+    slots = Slots(engine)
     answers: list[tuple[float, int]] = []
     begun = clock()
 
@@ -128,7 +129,6 @@ async def keep_full(
 
     def over() -> bool:
         now = clock() - begun
-        ramp = engine.max_in_flight
         full = len(answers) > ramp and now - answers[ramp][0] >= window_seconds
         return full or now >= _PATIENCE * window_seconds
 

@@ -35,6 +35,8 @@ pytestmark = [
 ]
 
 LONG = replace(GREEDY, max_tokens=1000)
+CACHE_BLOCKS = 46
+"""Of 128 tokens: more than the context, fewer than a dozen long prompts need."""
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,8 @@ def engine(model: Path) -> Iterator[Engine]:
         "VLLM",
         model=str(model),
         max_model_length=4096,
-        args=("--max-num-seqs=64", "--enforce-eager"),
+        args=("--max-num-seqs=64", "--enforce-eager", f"--num-gpu-blocks-override={CACHE_BLOCKS}"),
         uses_seeds=True,
-        statistics=True,
     )
     with ThreadPoolExecutor(1) as thread:  # which ends before the engine is used, as in a worker
         built = thread.submit(build, settings).result()
@@ -84,7 +85,7 @@ async def in_flight(engine: Engine, count: int) -> None:
 
 async def test_context_and_requests_in_flight_are_what_the_settings_say(engine: Engine) -> None:
     assert engine.context_tokens == 4096
-    assert engine.max_in_flight == 64 + 32
+    await eventually(lambda: engine.max_in_flight == 64 + 32, "nothing is in its cache")
 
 
 async def test_all_metrics_that_are_passed_on_are_there_one_series_each(
@@ -156,6 +157,24 @@ async def test_a_full_context_is_answered(engine: Engine) -> None:
     ids = filling.prompt_token_ids[: engine.context_tokens - GREEDY.max_tokens]
 
     assert (await answer(engine, replace(filling, prompt_token_ids=ids))).completion_tokens > 0
+
+
+async def test_where_the_cache_holds_few_sequences_fewer_requests_are_to_be_kept(
+    engine: Engine,
+) -> None:
+    assert isinstance(engine, VLLMEngine)
+    usual = 64 + 32
+    await eventually(lambda: engine.max_in_flight == usual, "it is empty")
+    requests = [a_request(engine, f"Number {number}. {DOCUMENT * 12}") for number in range(12)]
+    call = asyncio.create_task(answers(engine, *requests))
+
+    await eventually(lambda: engine.max_in_flight < usual, "the cache is full")
+
+    (load,) = engine._loads.values()
+    assert 0 < load.running < len(requests)
+    assert engine.max_in_flight >= load.running + 32
+    assert all(isinstance(outcome, Completion) for outcome in await call)
+    await eventually(lambda: engine.max_in_flight == usual, "it is empty again")
 
 
 async def test_sampling_that_vllm_refuses_fails_alone_and_for_good(engine: Engine) -> None:

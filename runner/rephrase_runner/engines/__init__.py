@@ -31,7 +31,6 @@ class EngineSettings:
         args: settings for speed, one ``--flag=value`` or ``--flag`` each.
         uses_seeds: whether requests will have seeds.
         uses_min_p: whether requests will have min_p.
-        statistics: whether the engine keeps metrics of its own.
         base_url: of the endpoint, for OpenAI.
         api_key_file: with the endpoint's key; empty = the environment.
     """
@@ -48,7 +47,6 @@ class EngineSettings:
     args: tuple[str, ...] = ()
     uses_seeds: bool = False
     uses_min_p: bool = False
-    statistics: bool = False
     base_url: str = ""
     api_key_file: str = ""
 

@@ -125,8 +125,10 @@ class Engine(Protocol):
     tokenizer: Tokenizer
     context_tokens: int
     """Prompt plus completion must fit in this many tokens."""
-    max_in_flight: int
-    """Requests to keep submitted so that the engine is never idle."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests to keep submitted so that the engine is never idle; it may change with every answer."""
 
     @property
     def steps(self) -> int:

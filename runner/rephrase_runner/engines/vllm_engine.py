@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from rephrase_api.errors import EngineFailed, InvalidSpec
 from rephrase_api.names import label_value
 from rephrase_runner.engines import EngineSettings, vllm_leash
+from rephrase_runner.engines.admission import Load, requests_to_keep
 from rephrase_runner.engines.base import (
     Completion,
     Deliver,
@@ -78,7 +79,7 @@ def build(settings: EngineSettings) -> "VLLMEngine":
         engine = AsyncLLM.from_vllm_config(
             config,
             usage_context=context,
-            stat_loggers=[_statistics()] if settings.statistics else None,
+            stat_loggers=[_statistics()],  # which also makes the core say how full it is
             disable_log_stats=True,
         )
     except Exception as error:
@@ -220,19 +221,22 @@ class VLLMEngine:
         self.tokenizer = tokenizer
         config = engine.vllm_config
         self.context_tokens: int = config.model_config.max_model_len
-        # The scheduler must find a waiting request whenever a running one ends. A quarter more than can
-        # run lasts for some eighty steps (with answers of 360 tokens 0.3 % end in each), much longer than
-        # a worker takes to submit more; 32 in small batches, since a document may bring as many at once.
-        # Any more would only make the list of suspects longer when an engine dies.
-        running = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
-        self.max_in_flight: int = running + max(running // 4, 32)
+        self._most_running: int = (
+            config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        )
+        self._loads: dict[int, Load] = {}  # by rank
         self._engine: Any = engine
         self._cores = list(engine.engine_core.resources.engine_manager.processes)
         self._processes = ProcessTree(core.pid for core in self._cores)
         self._oom_kills_before = oom_kills_before
         self._ids = itertools.count()
         self.steps = 0
-        self._count_steps(engine.engine_core)
+        self._listen(engine.engine_core)
+
+    @property
+    def max_in_flight(self) -> int:
+        """See `base.Engine`."""
+        return requests_to_keep(self._most_running, self._loads.values())
 
     async def generate(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """See `base.Engine`."""
@@ -262,19 +266,19 @@ class VLLMEngine:
             log.setLevel(level)
             self._processes.kill(timeout_seconds=_CLOSE_SECONDS)
 
-    def _count_steps(self, client: Any) -> None:  # noqa: ANN401 - EngineCoreClient
-        """Count what EngineCore sends: something after each step that made tokens, long before an answer.
-
-        vLLM would tell it to a logger of statistics too, but then it keeps statistics of every token.
-        """
+    def _listen(self, client: Any) -> None:  # noqa: ANN401 - EngineCoreClient
+        """Hear what EngineCore sends: something after each step that made tokens, with how full it is."""
         receive = client.get_output_async
 
-        async def counted() -> object:
+        async def heard() -> object:
             outputs = await receive()
             self.steps += 1
+            if (found := outputs.scheduler_stats) is not None:
+                load = Load(found.num_running_reqs, found.kv_cache_usage)
+                self._loads[outputs.engine_index] = load
             return outputs
 
-        client.get_output_async = counted
+        client.get_output_async = heard
 
     async def _answer(self, request: Request) -> Completion | RequestFailed:
         from vllm.exceptions import GracefulHTTPError, VLLMClientError

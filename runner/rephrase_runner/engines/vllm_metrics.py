@@ -1,6 +1,6 @@
 """Which of vLLM's metrics a worker passes on: it has 374 series for an engine, too many of a thousand.
 
-vLLM keeps them in the process' default registry, and only where it was built with statistics.
+vLLM keeps them in the process' default registry.
 """
 
 from collections.abc import Iterator

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from rephrase_api.v1alpha1.generation import Quality
-from rephrase_runner.answering import Answerer
+from rephrase_runner.answering import Answerer, Slots
 from rephrase_runner.checking import Checker
 from rephrase_runner.engines import EngineSettings, build
+from rephrase_runner.engines.echo import EchoEngine
 from rephrase_runner.holding import Holding
 from rephrase_runner.prepare import Preparer
 from rephrase_runner.prompts import compile_prompts
@@ -19,6 +20,24 @@ from support.corpora import a_text
 
 ROWS = 5
 ROLLOUTS = {"own": 1, "other": 2}
+
+
+async def test_slots_follow_an_engine_that_changes_its_mind() -> None:
+    engine = build(EngineSettings("Echo", args=("--concurrency=8",)))
+    assert isinstance(engine, EchoEngine)
+    slots = Slots(engine)
+    await slots.take(8)
+    engine.max_in_flight = 4  # its cache is full
+
+    more = asyncio.create_task(slots.take(2))
+    some = asyncio.create_task(slots.some())
+    for answered, taken, any_room in ((4, False, False), (1, False, True), (1, True, True)):
+        slots.give(answered)
+        for _ in range(3):  # turns of the loop, for both to look
+            await asyncio.sleep(0)
+        assert (more.done(), some.done()) == (taken, any_room)
+
+    assert slots.taken == 4
 
 
 @pytest.mark.parametrize(
