@@ -7,7 +7,6 @@ only when all of it is checked.
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from rephrase_api.v1alpha1 import RephraseRunSpec
 from rephrase_runner.holding import Holding
@@ -75,7 +74,7 @@ def checked(
     found = []
     for sample in samples:
         seen = scrutinize(sample.text, original, built_in.get(sample.key.prompt, ""))
-        found.append(replace(sample, flags=(*sample.flags, *seen.flags), notes=seen.notes))
+        found.append(sample._replace(flags=(*sample.flags, *seen.flags), notes=seen.notes))
     return found
 
 

@@ -6,7 +6,7 @@ compares a rewrite with its document takes longer: `scrutiny.py`.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rephrase_api.v1alpha1.generation import OnTruncated, Quality
 from rephrase_runner.rows import Problem, Status
@@ -32,8 +32,7 @@ TRUNCATED_OUTPUT = Problem(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Assessed:
+class Assessed(NamedTuple):
     """A rewrite after the checks: its text, what was noticed, and why it is left out if it is."""
 
     text: str
@@ -79,7 +78,7 @@ def assess(text: str, finish_reason: str, completion_tokens: int, quality: Quali
                 flags.append("trimmed")
     if completion_tokens < TINY_TOKENS:
         flags.append("tiny")
-    if not text.strip():
+    if not text or text.isspace():
         problem = EMPTY_OUTPUT
     return Assessed("" if problem is not None else text, tuple(flags), problem)
 

@@ -115,14 +115,14 @@ def origin_of(metadata: dict[bytes, bytes] | None) -> Origin:
         raise UnreadablePart("no footer of ours") from error
 
 
-def read_table(data: bytes) -> tuple[Origin, pa.Table]:
-    """A part's footer and rows.
+def read_table(data: bytes, columns: Sequence[str] | None = None) -> tuple[Origin, pa.Table]:
+    """A part's footer and rows: all of its columns, or these (and any whose name begins with one and a dot).
 
     Raises:
         UnreadablePart: not Parquet, damaged, or not ours.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UnreadablePart(str(error)) from error
     return origin_of(table.schema.metadata), table

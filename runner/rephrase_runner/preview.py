@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -210,7 +209,7 @@ async def _samples(
                 continue
             else:
                 problem = Problem(Status.FAILED, outcome.reason, outcome.message)
-                sample = replace(_without(document, asked.key, problem), attempts=attempt)
+                sample = _without(document, asked.key, problem)._replace(attempts=attempt)
             found[index, asked.key.prompt] = sample
         waiting = again
     built_in = checks_of(spec)

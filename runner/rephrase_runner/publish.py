@@ -221,6 +221,8 @@ class GroupWriter:
         self._data_columns = [
             KEPT_PREFIX + name if name in kept.names else name for name in schema.names
         ]
+        dead = any(not file.prompt for file in group.files)
+        self._columns = None if dead else [*self._data_columns, "status"]
         self._waiting: dict[str, list[pa.Table]] = {file.prompt: [] for file in group.files}
         self._rows = {file.prompt: 0 for file in group.files}
         self._schemas = {}
@@ -246,7 +248,7 @@ class GroupWriter:
         Raises:
             LedgerDamaged: the part has rows that its commit did not count.
         """
-        _, table = parts.read_table(data)
+        _, table = parts.read_table(data, self._columns)
         written = pc.equal(table["status"], Status.WRITTEN.value)
         columns = table.select(self._data_columns)
         for prompt in self._waiting:

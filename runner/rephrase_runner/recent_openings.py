@@ -16,23 +16,15 @@ class RecentOpenings:
     """The openings of the last rewrites of one prompt."""
 
     def __init__(self) -> None:
-        self._last: deque[str] = deque()
-        self._counts: Counter[str] = Counter()
+        self._last: deque[str] = deque(maxlen=_REMEMBERED)
 
     def add(self, text: str) -> None:
-        """One more rewrite."""
-        opening = text.lstrip()[:CHARACTERS]
-        self._last.append(opening)
-        self._counts[opening] += 1
-        if len(self._last) > _REMEMBERED:
-            oldest = self._last.popleft()
-            self._counts[oldest] -= 1
-            if not self._counts[oldest]:
-                del self._counts[oldest]
+        """One more rewrite. They are counted when somebody asks, which is seldom."""
+        self._last.append(text.lstrip()[:CHARACTERS])
 
     @property
     def commonest_share(self) -> float | None:
         """Of the last thousand, how many begin like the most common ones; None for too few."""
         if len(self._last) < _LEAST:
             return None
-        return max(self._counts.values()) / len(self._last)
+        return max(Counter(self._last).values()) / len(self._last)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -61,9 +62,10 @@ class Document:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """The outcome of one (document, prompt, rollout): a rewrite, or a problem. One row of a part.
+
+    A tuple, since it is made in a third of the time of a frozen dataclass with as many fields.
 
     Attributes:
         text: the rewrite; empty unless written.
@@ -87,6 +89,6 @@ class Sample:
     reason: str = ""
     message: str = ""
     attempts: int = 0
-    kept: Mapping[str, object] = field(default_factory=dict)
+    kept: Mapping[str, object] = MappingProxyType({})
     source_text: str | None = None
-    notes: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int] = MappingProxyType({})
