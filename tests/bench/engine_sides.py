@@ -94,8 +94,23 @@ async def work(settings: JSON, answers: TextIO) -> None:
     print("{}", file=answers)
     while line := await asyncio.to_thread(sys.stdin.readline):
         await engine._engine.reset_prefix_cache()  # type: ignore[attr-defined]
+        before = counted()
         answer = await run_one(json.loads(line), engine)
+        answer |= {name: value - before.get(name, 0) for name, value in counted().items()}
         print(json.dumps(answer), file=answers)
+
+
+def counted() -> dict[str, float]:
+    """What vLLM counts: tokens looked up and found in its prefix cache, sequences that had to make room."""
+    from rephrase_runner.engines.vllm_metrics import passed_on
+
+    names = {
+        "vllm:prefix_cache_queries_total": "looked_up",
+        "vllm:prefix_cache_hits_total": "found",
+        "vllm:num_preemptions_total": "preempted",
+    }
+    samples = [sample for family in passed_on() for sample in family.samples]
+    return {names[one.name]: one.value for one in samples if one.name in names}
 
 
 async def run_one(command: JSON, engine: Engine) -> JSON:

@@ -3,7 +3,7 @@
 A worker of the engine Echo in this process, its driver in another; the time of each thread is counted by
 what it was asked to do. The checks are off (tests/bench/checks.py has them), nothing is tokenized.
 
-    python tests/bench/worker.py [--documents 10000]
+    python tests/bench/worker.py [--documents 25000]
 """
 
 import argparse
@@ -34,7 +34,7 @@ ROWS = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--documents", type=int, default=25_000)
     documents = parser.parse_args().documents
     spent: Spent = defaultdict(float)
     count_threads(spent)
