@@ -16,6 +16,9 @@ from rephrase_runner.vitals import Vitals
 class Slots:
     """Room for requests in the engine. One feeder takes, every answer gives back.
 
+    There is room as long as the engine has fewer than it is to have. A document may bring more than are
+    missing: if it had to wait until all of them fit, a small batch would run empty before many do.
+
     Args:
         engine: says how many it is to have, again whenever one of them is answered.
     """
@@ -26,10 +29,8 @@ class Slots:
         self._freed = asyncio.Event()
 
     async def take(self, count: int) -> None:
-        """Wait until `count` more fit (or the engine is empty), and take them."""
-        while self.taken and self.taken + count > self._engine.max_in_flight:
-            self._freed.clear()
-            await self._freed.wait()
+        """Wait until there is any room, and take so much of it."""
+        await self.some()
         self.taken += count
 
     async def some(self) -> None:

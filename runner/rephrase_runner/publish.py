@@ -221,8 +221,10 @@ class GroupWriter:
         self._data_columns = [
             KEPT_PREFIX + name if name in kept.names else name for name in schema.names
         ]
-        dead = any(not file.prompt for file in group.files)
-        self._columns = None if dead else [*self._data_columns, "status"]
+        self._dead_columns = ["status" if name == "outcome" else name for name in DEAD_LETTER.names]
+        self._columns = {*self._data_columns, "status"}
+        if any(not file.prompt for file in group.files):
+            self._columns.update(self._dead_columns)
         self._waiting: dict[str, list[pa.Table]] = {file.prompt: [] for file in group.files}
         self._rows = {file.prompt: 0 for file in group.files}
         self._schemas = {}
@@ -248,7 +250,7 @@ class GroupWriter:
         Raises:
             LedgerDamaged: the part has rows that its commit did not count.
         """
-        _, table = parts.read_table(data, self._columns)
+        _, table = parts.read_table(data, sorted(self._columns))
         written = pc.equal(table["status"], Status.WRITTEN.value)
         columns = table.select(self._data_columns)
         for prompt in self._waiting:
@@ -256,8 +258,7 @@ class GroupWriter:
                 chosen = pc.and_(written, pc.equal(table["prompt"], prompt))
                 self._wait(prompt, columns.filter(chosen))
             else:
-                names = ["status" if name == "outcome" else name for name in DEAD_LETTER.names]
-                self._wait(prompt, table.select(names).filter(pc.invert(written)))
+                self._wait(prompt, table.select(self._dead_columns).filter(pc.invert(written)))
 
     def _wait(self, prompt: str, rows: pa.Table) -> None:
         schema = self._schemas[prompt]

@@ -5,6 +5,7 @@ JSON on standard input; what was measured is the log line "measured", or "exit" 
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from rephrase_runner.tuning import steady_rate
 
 logger = logging.getLogger(__name__)
 _HANG_SECONDS = 180
+_LOOK_SECONDS = 1
 _PATIENCE = 15
 """An engine that has not answered once all that ran first in so many windows is measured as it is: with
 thousands of sequences at once that takes minutes."""
@@ -132,12 +134,25 @@ async def keep_full(
         full = len(answers) > ramp and now - answers[ramp][0] >= window_seconds
         return full or now >= _PATIENCE * window_seconds
 
+    async def room() -> bool:
+        """Wait for room; False if the time is over before there is any."""
+        signs, since = engine.steps, clock()
+        while not over():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await slots.some()
+                    return True
+            if engine.steps != signs:
+                signs, since = engine.steps, clock()
+            elif clock() - since > _HANG_SECONDS:
+                raise TimeoutError
+        return False
+
     async with asyncio.TaskGroup() as group:
         tasks = set()
-        while not over():
+        while await room():
             one = await asyncio.to_thread(next, prepared)
-            async with asyncio.timeout(_HANG_SECONDS):
-                await slots.take(len(one.requests))
+            await slots.take(len(one.requests))
             task = group.create_task(
                 engine.generate([ask.request for ask in one.requests], deliver)
             )

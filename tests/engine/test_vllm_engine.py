@@ -170,9 +170,7 @@ async def test_where_the_cache_holds_few_sequences_fewer_requests_are_to_be_kept
 
     await eventually(lambda: engine.max_in_flight < usual, "the cache is full")
 
-    (load,) = engine._loads.values()
-    assert 0 < load.running < len(requests)
-    assert engine.max_in_flight >= load.running + 32
+    assert engine.max_in_flight - 32 < len(requests), "as many as fit, and those that wait"
     assert all(isinstance(outcome, Completion) for outcome in await call)
     await eventually(lambda: engine.max_in_flight == usual, "it is empty again")
 

@@ -33,7 +33,7 @@ def requests_to_keep(most_running: int, loads: Collection[Load]) -> int:
 
     Args:
         most_running: sequences in all batches at most, by the settings.
-        loads: of each rank that said something.
+        loads: of each rank; one that has said nothing is empty.
     """
     running = most_running
     if used := sum(load.cache_used for load in loads):

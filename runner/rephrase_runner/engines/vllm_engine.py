@@ -221,10 +221,9 @@ class VLLMEngine:
         self.tokenizer = tokenizer
         config = engine.vllm_config
         self.context_tokens: int = config.model_config.max_model_len
-        self._most_running: int = (
-            config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
-        )
-        self._loads: dict[int, Load] = {}  # by rank
+        ranks = config.parallel_config.data_parallel_size
+        self._most_running: int = config.scheduler_config.max_num_seqs * ranks
+        self._loads = dict.fromkeys(range(ranks), Load(running=0, cache_used=0.0))
         self._engine: Any = engine
         self._cores = list(engine.engine_core.resources.engine_manager.processes)
         self._processes = ProcessTree(core.pid for core in self._cores)
@@ -267,15 +266,20 @@ class VLLMEngine:
             self._processes.kill(timeout_seconds=_CLOSE_SECONDS)
 
     def _listen(self, client: Any) -> None:  # noqa: ANN401 - EngineCoreClient
-        """Hear what EngineCore sends: something after each step that made tokens, with how full it is."""
+        """Hear what EngineCore sends: something after each step, with how full it is.
+
+        A step in which nothing runs is no sign of life: EngineCore goes on with them while requests wait.
+        """
         receive = client.get_output_async
 
         async def heard() -> object:
             outputs = await receive()
-            self.steps += 1
-            if (found := outputs.scheduler_stats) is not None:
+            found = outputs.scheduler_stats
+            if found is not None:
                 load = Load(found.num_running_reqs, found.kv_cache_usage)
                 self._loads[outputs.engine_index] = load
+            if outputs.outputs or (found is not None and found.num_running_reqs):
+                self.steps += 1
             return outputs
 
         client.get_output_async = heard

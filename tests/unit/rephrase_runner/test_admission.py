@@ -22,8 +22,9 @@ def test_long_sequences_that_fill_the_cache_leave_room_for_no_others() -> None:
 
 
 def test_ranks_share_what_is_submitted() -> None:
-    ranks = [Load(running=300, cache_used=1.0), Load(running=100, cache_used=1.0)]
-    assert requests_to_keep(2048, ranks) == 400 + 100
+    full, other = Load(running=300, cache_used=1.0), Load(running=100, cache_used=1.0)
+    assert requests_to_keep(2048, [full, other]) == 400 + 100
+    assert requests_to_keep(2048, [full, Load(running=0, cache_used=0.0)]) == 600 + 150
 
 
 @given(MOST, st.integers(0, 4096), st.floats(0, 1))

@@ -56,6 +56,21 @@ def test_a_part_without_samples_is_a_part() -> None:
     assert parts.decode(encoded([])) == (ORIGIN, [])
 
 
+def test_columns_are_read_alone_whatever_dots_are_in_their_names() -> None:
+    kept = pa.schema([("a", pa.int64()), ("a.b", pa.string()), ("tags", pa.list_(pa.string()))])
+    sample = a_sample()._replace(kept={"a": 1, "a.b": "two", "tags": ["three"]})
+    data = parts.encode([sample], origin=ORIGIN, kept=kept, source_files=FILES)
+    names = ["kept.a.b", "kept.tags", "status"]
+
+    origin, table = parts.read_table(data, names)
+
+    assert origin == ORIGIN
+    assert table.column_names == ["status", "kept.a.b", "kept.tags"]
+    assert table.select(names).to_pylist() == [
+        {"kept.a.b": "two", "kept.tags": ["three"], "status": "written"}
+    ]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-10], lambda data: b"", lambda data: b"x" * 99]
 )
