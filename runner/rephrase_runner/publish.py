@@ -222,9 +222,9 @@ class GroupWriter:
             KEPT_PREFIX + name if name in kept.names else name for name in schema.names
         ]
         self._dead_columns = ["status" if name == "outcome" else name for name in DEAD_LETTER.names]
-        self._columns = {*self._data_columns, "status"}
-        if any(not file.prompt for file in group.files):
-            self._columns.update(self._dead_columns)
+        dead = any(not file.prompt for file in group.files)
+        needed = {*self._data_columns, "status", *(self._dead_columns if dead else ())}
+        self._columns = sorted(needed)
         self._waiting: dict[str, list[pa.Table]] = {file.prompt: [] for file in group.files}
         self._rows = {file.prompt: 0 for file in group.files}
         self._schemas = {}
@@ -250,7 +250,7 @@ class GroupWriter:
         Raises:
             LedgerDamaged: the part has rows that its commit did not count.
         """
-        _, table = parts.read_table(data, sorted(self._columns))
+        _, table = parts.read_table(data, self._columns)
         written = pc.equal(table["status"], Status.WRITTEN.value)
         columns = table.select(self._data_columns)
         for prompt in self._waiting:

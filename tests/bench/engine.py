@@ -309,28 +309,28 @@ class Bench:
 
     def at_best(self) -> Iterator[Row]:
         """Against the engine alone with the same prompts, document first too: what is left."""
-        documents = self.documents(self.sizes.per_length, 900)
-        messages = self.bare(documents, FORMATS, layout="DocumentFirst")
         with self.side("worker") as worker, self.side("bare") as bare:
-            found = self.rounds(
-                self.sizes.pairs_of_others,
-                ours=lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
-                theirs=lambda: bare.run(messages),
-            )
-        what = f"four formats, {len(documents)} documents of 900 tokens, document first"
-        against = "`LLM.chat`, document first too"
-        yield a_row(what, against, "samples", *found.values(), goal=None)
+            yield from self._formats(worker, bare, 900, goal=None, theirs="DocumentFirst")
 
-    def _formats(self, worker: Side, bare: Side, length: int, *, goal: float) -> Iterator[Row]:
+    def _formats(
+        self,
+        worker: Side,
+        bare: Side,
+        length: int,
+        *,
+        goal: float | None,
+        theirs: Layout = "InstructionFirst",
+    ) -> Iterator[Row]:
         documents = self.documents(self.sizes.per_length, length)
-        messages = self.bare(documents, FORMATS)
+        messages = self.bare(documents, FORMATS, layout=theirs)
         found = self.rounds(
             self.sizes.pairs_of_others,
             ours=lambda: worker.run(self.run(documents, FORMATS, layout="DocumentFirst")),
             theirs=lambda: bare.run(messages),
         )
         what = f"four formats, {len(documents)} documents of {length} tokens, document first"
-        against = "`LLM.chat`, instruction first"
+        order = "instruction first" if theirs == "InstructionFirst" else "document first too"
+        against = f"`LLM.chat`, {order}"
         yield a_row(what, against, "samples", *found.values(), goal=goal)
 
     def speculation(self) -> Iterator[Row]:
